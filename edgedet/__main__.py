@@ -1,0 +1,5 @@
+"""`python -m edgedet`."""
+
+from edgedet.cli.main import main
+
+main()

@@ -1,0 +1,94 @@
+"""Artifacts: files written whole or not at all, and known by their sha256."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgedet.errors import ArtifactError, OutputError
+
+
+def sha256(path: Path) -> str:
+    """The file's sha256 in hexadecimal."""
+    with _open_existing(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _open_existing(path: Path):
+    require_file(path)
+    return path.open("rb")
+
+
+def require_file(path: Path) -> Path:
+    """The path, when it is a readable file; otherwise an error that says what is there instead."""
+    if path.is_dir():
+        raise ArtifactError(f"{path} is a folder; name a file in it")
+    if not path.exists():
+        raise ArtifactError(f"{path}: no such file")
+    if not os.access(path, os.R_OK):
+        raise ArtifactError(f"{path}: permission denied; check its owner and mode")
+    return path
+
+
+@contextmanager
+def writing(*targets: Path) -> Iterator[tuple[Path, ...]]:
+    """Temporary paths beside the targets, each moved onto its target when the block ends well.
+
+    Files keep their names in a hidden folder beside the target, because some
+    formats refer to a sibling by name. When the block fails nothing of it stays,
+    and what stood at the targets stands there still. All targets share a folder.
+    """
+    folder = targets[0].parent
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".edgedet-", dir=folder) as temporary:
+            paths = tuple(Path(temporary) / target.name for target in targets)
+            yield paths
+            for path, target in zip(paths, targets, strict=True):
+                _flush(path)
+                path.replace(target)
+
+
+def _flush(path: Path) -> None:
+    """Force the file to the disk, so that a power cut cannot leave an empty one under the final name."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with writing(path) as (temporary,):
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def output_errors(where: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write into an OutputError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: "the disk is full; free some space or choose another --out",
+            errno.EDQUOT: "the disk quota is used up; free some space or choose another --out",
+            errno.EACCES: "permission denied; choose another --out",
+            errno.EPERM: "permission denied; choose another --out",
+            errno.EROFS: "the file system is read-only; choose another --out",
+            errno.ENOTDIR: "a part of this path is a file; choose another --out",
+            errno.EEXIST: "a file stands where a folder is needed; choose another --out",
+            errno.EISDIR: "a folder stands where the file should go; choose another --out",
+        }
+        if error.errno not in reasons:
+            raise
+        raise OutputError(f"{where}: cannot be written: {reasons[error.errno]}") from error
