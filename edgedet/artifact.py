@@ -15,20 +15,11 @@ from edgedet.errors import ArtifactError, OutputError
 
 def sha256(path: Path) -> str:
     """The file's sha256 in hexadecimal."""
-    with _open_existing(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file) -> str:
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+    with require_file(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
-
-
-def _open_existing(path: Path):
-    require_file(path)
-    return path.open("rb")
 
 
 def require_file(path: Path) -> Path:
@@ -74,7 +65,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def output_errors(where: Path) -> Iterator[None]:
+def output_errors(where: Path | None = None) -> Iterator[None]:
     """Turn the operating system's refusals to write into an OutputError that names the place."""
     try:
         yield
@@ -91,4 +82,4 @@ def output_errors(where: Path) -> Iterator[None]:
         }
         if error.errno not in reasons:
             raise
-        raise OutputError(f"{where}: cannot be written: {reasons[error.errno]}") from error
+        raise OutputError(f"{where or error.filename or 'output'}: cannot be written: {reasons[error.errno]}") from error

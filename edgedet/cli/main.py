@@ -1,0 +1,49 @@
+"""The command `edgedet`: every other file of this folder is one verb, its function `command` the verb itself.
+
+Exit codes: 0 done, 1 a gate failed, 2 the user's input is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from edgedet import __version__, artifact, errors, plugins
+
+app = typer.Typer(
+    help="Export detectors, prove that the exports agree with PyTorch, run them on video.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"edgedet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version.")) -> None:
+    pass
+
+
+for _verb in plugins.names("edgedet.cli"):
+    if _verb != "main":
+        app.command(_verb)(plugins.find("edgedet.cli", _verb).command)
+
+
+def main() -> None:
+    """Run the command line; turn an edgedet error into one line on stderr and its exit code."""
+    try:
+        with artifact.output_errors():
+            app()
+    except (errors.EdgedetError, errors.GateFailed) as error:
+        print(f"edgedet: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("edgedet: interrupted", file=sys.stderr)
+        sys.exit(130)
