@@ -1,0 +1,189 @@
+"""Checkpoints: recognise a file's family from its tensors, load it strictly and safely, save it with its ModelSpec."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgedet import artifact, plugins
+from edgedet.classes import default_names
+from edgedet.errors import ArtifactError, CheckpointError, UsageError
+from edgedet.models.base import Detector
+from edgedet.spec import KEY, ModelSpec
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".tar")
+WRAPPERS = ("model", "state_dict", "model_state_dict", "ema", "net")
+PACKAGE = "edgedet.models"
+
+
+class Checkpoint(NamedTuple):
+    """A detector in evaluation mode and what describes it."""
+
+    detector: Detector
+    spec: ModelSpec
+
+
+def families() -> list[str]:
+    """Names of the detector families: the modules of this package that can recognise a checkpoint."""
+    return [name for name in plugins.names(PACKAGE) if hasattr(plugins.find(PACKAGE, name), "recognise")]
+
+
+def build(name: str, num_classes: int) -> Detector:
+    """A detector with random weights by its name, as in `yolox-nano`."""
+    family, _, variant = name.partition("-")
+    known = [f"{f}-{v}" for f in families() for v in plugins.find(PACKAGE, f).VARIANTS]
+    if name not in known:
+        raise UsageError(f"no model named {name!r}; there are: {', '.join(known)}")
+    return plugins.find(PACKAGE, family).build(variant, num_classes)
+
+
+def load(path: Path, *, classes: Sequence[str] | None = None) -> Checkpoint:
+    """The detector that a file holds, loaded strictly, in evaluation mode, on the CPU.
+
+    path: a safetensors file of edgedet's, or a foreign `.pth` with `{'model': …}`,
+    `{'state_dict': …}` or bare tensors. classes: names for a file that carries
+    none; by default COCO's 80, else class_0, class_1, …
+    """
+    state, spec = read_state(path)
+    family, variant, count = _recognise(path, state)
+    detector = plugins.find(PACKAGE, family).build(variant, count)
+    _load_strictly(path, detector, state)
+    names = tuple(classes) if classes else spec.classes if spec else default_names(count)
+    if len(names) != count:
+        raise CheckpointError(f"{path.name} has {count} classes but {len(names)} names were given: {', '.join(names)}")
+    if spec is None:
+        spec = describe(detector, names)
+    return Checkpoint(detector.eval(), spec.with_provenance(parent_sha256=artifact.sha256(path)))
+
+
+def describe(detector: Detector, classes: Sequence[str], *, size_hw: tuple[int, int] | None = None) -> ModelSpec:
+    """The ModelSpec of a detector in PyTorch: its family's defaults and the given classes."""
+    return ModelSpec(
+        family=detector.family,
+        variant=detector.variant,
+        classes=tuple(classes),
+        size_hw=size_hw or detector.default_size_hw,
+        letterbox_anchor=detector.letterbox_anchor,
+        letterbox_fill=detector.letterbox_fill,
+        suppression=detector.suppression,
+        batch=None,
+    )
+
+
+def save(path: Path, state: Mapping[str, Tensor], spec: ModelSpec) -> None:
+    """Write tensors as safetensors with the spec in the file's metadata, whole or not at all."""
+    from safetensors.torch import save_file
+
+    with artifact.writing(path) as (temporary,):
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, {KEY: spec.to_json()})
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], ModelSpec | None]:
+    """The tensors of a checkpoint file as float32, and its ModelSpec where it carries one. Never runs code from the file."""
+    artifact.require_file(path)
+    if path.suffix == ".safetensors":
+        state, spec = _read_safetensors(path)
+    else:
+        state, spec = _unwrap(path, _unpickle(path)), None
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, spec
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelSpec | None]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (the file is no mapping)
+    except SafetensorError as error:
+        raise ArtifactError(f"{path}: not a whole safetensors file ({error}); copy it again") from error
+    return state, ModelSpec.from_json(text, where=path.name) if text else None
+
+
+def _unpickle(path: Path) -> object:
+    # Best scores in training checkpoints are often NumPy numbers: data, not code.
+    harmless = [np.dtype, np._core.multiarray.scalar, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
+    try:
+        with torch.serialization.safe_globals(harmless):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        blocked = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "").strip()
+        raise CheckpointError(
+            f"{path}: refused, because reading it could run code from the file{f' ({blocked})' if blocked else ''}; "
+            "save only the tensors: torch.save({'model': model.state_dict()}, path)"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path}: not a readable PyTorch checkpoint, or cut short; copy it again") from error
+
+
+def _unwrap(path: Path, content: object) -> dict[str, Tensor]:
+    """The tensors inside `{'model': …}`, `{'state_dict': …}` or a bare dictionary, without DataParallel's prefix."""
+    for key in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{path}: holds no tensors by name; save {{'model': model.state_dict()}}")
+    return {str(k).removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
+
+
+def _recognise(path: Path, state: Mapping[str, Tensor]) -> tuple[str, str, int]:
+    for family in families():
+        if found := plugins.find(PACKAGE, family).recognise(state):
+            return family, *found
+    name, share = _nearest(state)
+    raise CheckpointError(
+        f"{path}: its {len(state)} tensors (first: {next(iter(state))!r}) are of no family edgedet knows; "
+        f"the nearest is {name}, which shares {share:.0%} of the names; `edgedet models` lists what is supported"
+    )
+
+
+def _nearest(state: Mapping[str, Tensor]) -> tuple[str, float]:
+    """The known model that shares most tensor names with the file, and the share."""
+    best = ("none", 0.0)
+    for family in families():
+        module = plugins.find(PACKAGE, family)
+        for variant in module.VARIANTS:
+            with torch.device("meta"):
+                names = set(module.build(variant, 1).state_dict())
+            share = len(names & set(state)) / len(names | set(state))
+            best = max(best, (f"{family}-{variant}", share), key=lambda item: item[1])
+    return best
+
+
+def _load_strictly(path: Path, detector: Detector, state: Mapping[str, Tensor]) -> None:
+    """Load every tensor; only batch counters, which do not enter inference, may be absent."""
+    own = detector.state_dict()
+    missing = sorted(k for k in own.keys() - state.keys() if not k.endswith("num_batches_tracked"))
+    unexpected = sorted(state.keys() - own.keys())
+    wrong = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
+    if missing or unexpected or wrong:
+        parts = [f"{len(v)} {n} (first: {v[0]})" for n, v in (("missing", missing), ("unexpected", unexpected), ("misshapen", wrong)) if v]
+        raise CheckpointError(f"{path}: looks like {detector.family}-{detector.variant} but its tensors do not fit: {'; '.join(parts)}")
+    detector.load_state_dict(state, strict=False)
+
+
+def transfer(detector: Detector, state: Mapping[str, Tensor], *, old: Sequence[str], new: Sequence[str]) -> list[str]:
+    """Load what fits into a detector of other classes; returns the names of tensors that kept random values.
+
+    A tensor whose first axis counts the classes takes the rows of classes that
+    both sides name, so that `person` stays `person`.
+    """
+    own = detector.state_dict()
+    shared = [(new.index(name), old.index(name)) for name in new if name in old]
+    kept = []
+    for name, tensor in own.items():
+        source = state.get(name)
+        if source is not None and source.shape == tensor.shape:
+            tensor.copy_(source)
+        elif source is not None and source.shape[1:] == tensor.shape[1:] and source.shape[0] == len(old) and shared:
+            to, where = zip(*shared, strict=True)
+            tensor[list(to)] = source[list(where)]
+        elif not name.endswith("num_batches_tracked"):
+            kept.append(name)
+    return kept

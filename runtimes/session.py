@@ -1,0 +1,76 @@
+"""The two protocols that every runtime fulfils: a module that opens files, and the session it gives."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from edgedet.spec import ModelSpec
+
+Outputs = dict[str, np.ndarray]
+FINAL = ("boxes", "scores", "labels")
+CANDIDATES = ("candidate_boxes", "candidate_scores", "candidate_labels")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a session is opened.
+
+    device: `auto`, `cpu`, `gpu`, or a runtime's own name such as `cuda:1`.
+    inference_precision: what float arithmetic runs in; `f32` unless the user
+    asks for less, so that no runtime narrows it unasked. performance: latency
+    of one request, or requests a second. graph_optimization: off shows whether
+    the runtime's optimizer changes the answers. outputs: `candidates` adds the
+    boxes before suppression to what `infer` returns. cache: a folder for
+    compiled models, where a runtime has them.
+    """
+
+    device: str = "auto"
+    inference_precision: Literal["f32", "bf16", "f16"] = "f32"
+    performance: Literal["latency", "throughput"] = "latency"
+    graph_optimization: Literal["default", "off"] = "default"
+    outputs: Literal["final", "candidates"] = "final"
+    cache: Path | None = None
+
+
+class Session(Protocol):
+    """A model file, loaded and ready. Not thread-safe, except `submit`."""
+
+    spec: ModelSpec
+    slots: int
+    """Requests worth keeping in flight."""
+
+    def infer(self, images: np.ndarray) -> Outputs:
+        """The file's outputs for (B, H, W, 3) uint8 letterboxed BGR images, B as the spec's batch allows.
+
+        boxes: (B, D, 4) float32 xyxy input pixels. scores: (B, D) float32,
+        descending. labels: (B, D) int32, −1 in unused rows. A file without NMS
+        gives candidate_boxes (B, K, 4), candidate_scores (B, K), candidate_labels (B, K).
+        """
+        ...
+
+    def submit(self, images: np.ndarray) -> Future[Outputs]:
+        """The same, in the background; `images` must not change until it is done."""
+        ...
+
+    def close(self) -> None:
+        """Free what the session holds."""
+        ...
+
+
+class Runtime(Protocol):
+    """What the module `runtimes/run_<name>.py` has."""
+
+    SUFFIXES: tuple[str, ...]
+
+    def available(self) -> str | None:
+        """None where the runtime can run, otherwise why not and what to install."""
+        ...
+
+    def open(self, path: Path, options: Options) -> Session:
+        """The session of a model file."""
+        ...
