@@ -104,15 +104,15 @@ class ModelSpec:
             values = json.loads(text)
             version = values.pop("version")
         except (ValueError, AttributeError, KeyError, TypeError) as error:
-            raise SpecError(f"{where}: the embedded edgedet spec is not readable ({error}); export the model again") from error
+            raise SpecError(f"{where}: its edgedet spec is not readable ({error}); export the model again") from error
         if version != VERSION:
-            raise SpecError(f"{where}: spec version {version}, this edgedet reads {VERSION}; install a matching edgedet or export again")
+            raise SpecError(f"{where}: spec version {version}, this edgedet reads {VERSION}; export the model again")
         try:
             values["classes"] = tuple(values["classes"])
             values["size_hw"] = tuple(values["size_hw"])
             values["suppression"] = Suppression(**values["suppression"])
             return cls(**values)
         except (KeyError, TypeError) as error:
-            raise SpecError(f"{where}: the embedded edgedet spec lacks or misnames a field ({error}); export the model again") from error
+            raise SpecError(f"{where}: its edgedet spec has a wrong field ({error}); export the model again") from error
         except SpecError as error:
             raise SpecError(f"{where}: {error}") from error

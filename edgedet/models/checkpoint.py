@@ -163,8 +163,10 @@ def _load_strictly(path: Path, detector: Detector, state: Mapping[str, Tensor]) 
     unexpected = sorted(state.keys() - own.keys())
     wrong = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
     if missing or unexpected or wrong:
-        parts = [f"{len(v)} {n} (first: {v[0]})" for n, v in (("missing", missing), ("unexpected", unexpected), ("misshapen", wrong)) if v]
-        raise CheckpointError(f"{path}: looks like {detector.family}-{detector.variant} but its tensors do not fit: {'; '.join(parts)}")
+        kinds = {"missing": missing, "unexpected": unexpected, "misshapen": wrong}
+        faults = "; ".join(f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds.items() if names)
+        name = f"{detector.family}-{detector.variant}"
+        raise CheckpointError(f"{path}: looks like {name} but its tensors do not fit: {faults}")
     detector.load_state_dict(state, strict=False)
 
 
