@@ -20,9 +20,8 @@ PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setupto
 FOLDERS = {"export": ROOT / "export", "runtimes": ROOT / "runtimes", "calibration": ROOT / "calibration"}
 TORCH_MODULES = {"edgedet.export.graph", "edgedet.export.suppression", "edgedet.export.to_onnx"}
 TORCH_PACKAGES = ("edgedet.models", "edgedet.training")
-EXTRAS = tuple(
-    "torch onnx onnxscript onnxsim openvino scipy matplotlib jinja2 safetensors lightning_fabric faster_coco_eval defusedxml yaml".split()
-)
+EXTRAS = ["torch", "onnx", "onnxscript", "onnxsim", "openvino", "scipy", "matplotlib", "jinja2", "safetensors"]
+EXTRAS += ["lightning_fabric", "faster_coco_eval", "defusedxml", "yaml"]
 
 # Layer → the layers of edgedet it may import. Core is everything directly below `edgedet`.
 ALLOWED = {
