@@ -1,0 +1,35 @@
+"""What a tracker is, and how one is made from its name."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from edgedet import plugins
+from edgedet.detections import Detections
+from edgedet.errors import UsageError
+
+_PARTS = {"base", "kalman", "assignment"}
+
+
+class Tracker(Protocol):
+    """Gives the objects of one stream identities that last; one instance a stream."""
+
+    def update(self, detections: Detections, time_s: float) -> Detections:
+        """The tracked ones of these objects, with track_ids; time_s is when the frame was captured, in seconds."""
+        ...
+
+
+def names() -> list[str]:
+    """The trackers there are: every file of this folder that is no part of another."""
+    return [name for name in plugins.names("edgedet.tracking") if name not in _PARTS]
+
+
+def create(name: str, *, min_score: float | None = None) -> Tracker:
+    """A new tracker with a fresh count of ids.
+
+    min_score: the score from which an object may start a track; None leaves
+    it to the tracker. Fainter objects may still keep a track going.
+    """
+    if name not in names():
+        raise UsageError(f"no tracker named {name!r}; there are: {', '.join(names())}")
+    return plugins.find("edgedet.tracking", name).create(min_score=min_score)
