@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,12 +45,12 @@ def read(path: Path, split: str | None) -> Source:
         if image is None:
             absent.append(stem)
         elif stem in parsed:
-            records.append(_record(image, image_id, parsed[stem]))
+            records.append(replace(parsed[stem], path=image, image_id=image_id))
         else:
             records.append(Record.empty(image, image_id))
             unannotated += 1
-    classes = sorted({_text(item, "name") for root in parsed.values() for item in root.iter("object")})
-    return Source(tuple(classes), records, tuple(absent), unannotated)
+    classes = {name for record in parsed.values() for name in record.names if name is not None}
+    return Source(tuple(sorted(classes)), records, tuple(absent), unannotated)
 
 
 def _annotation_folder(path: Path) -> Path | None:
@@ -72,38 +73,30 @@ def _split_stems(path: Path, split: str) -> list[str]:
     return [line.stem if line.suffix.lower() in {*SUFFIXES, ".xml"} else line.name for line in lines]
 
 
-def _parse(file: Path) -> Element:
-    """The root of the XML file, read without following entities."""
+def _parse(file: Path) -> Record:
+    """The XML file's content, without following entities; its path still that of the XML."""
     try:
         from defusedxml.ElementTree import ParseError, parse
     except ImportError as error:
         raise DataError("reading Pascal VOC needs defusedxml; run: pip install 'edgedet[eval]'") from error
     try:
-        root = parse(file).getroot()
-        _boxes(root)
+        return _record(file, parse(file).getroot())
     except (ParseError, ValueError, OSError) as error:  # defusedxml's refusals are ValueErrors
         raise DataError(f"{file}: not Pascal VOC XML ({type(error).__name__}: {error})") from error
-    return root
 
 
-def _record(image: Path, image_id: int, root: Element) -> Record:
+def _record(file: Path, root: Element) -> Record:
     items = list(root.iter("object"))
+    corners = [[float(_text(item, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")] for item in items]
     height, width = (int(float(root.findtext(f"size/{side}") or 0)) for side in ("height", "width"))
     return Record(
-        path=image,
-        image_id=image_id,
-        boxes=_boxes(root),
+        path=file,
+        image_id=0,
+        boxes=np.array(corners, np.float64).reshape(len(items), 4),
         names=tuple(_text(item, "name") for item in items),
         crowd=np.array([(item.findtext("difficult") or "0").strip() == "1" for item in items], bool),
         size_hw=(height, width) if height and width else None,
     )
-
-
-def _boxes(root: Element) -> np.ndarray:
-    """(N, 4) float64 xyxy as written."""
-    items = list(root.iter("object"))
-    rows = [[float(_text(item, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")] for item in items]
-    return np.array(rows, np.float64).reshape(len(items), 4)
 
 
 def _text(item: Element, tag: str) -> str:

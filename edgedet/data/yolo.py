@@ -77,10 +77,10 @@ def _configured_images(file: Path, settings: dict[str, Any], split: str | None) 
     splits = {key: settings[key] for key in ("train", "val", "test") if settings.get(key)}
     if split is not None and split not in splits:
         raise DataError(f"{file}: has no split {split!r}; it has: {', '.join(splits) or 'none'}")
-    root = file.parent / (settings.get("path") or ".")
+    root = file.parent / str(settings.get("path") or ".")
     roots = [root, file.parent]
     for value in splits.values() if split is None else [splits[split]]:
-        for entry in value if isinstance(value, list) else [value]:
+        for entry in map(str, value if isinstance(value, list) else [value]):
             # Some exporters write `../train/images` for a folder beside the file.
             tried = [place / name for place in roots for name in (entry, entry.removeprefix("../"))]
             found = next((place for place in tried if place.exists()), None)
@@ -144,6 +144,6 @@ def _row(line: str, file: Path, number: int) -> tuple[int, np.ndarray]:
         if len(values) >= 6 and len(values) % 2 == 0:
             corners = values.reshape(-1, 2)
             return int(index), np.concatenate([corners.min(axis=0), corners.max(axis=0)])
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     raise DataError(f"{file}:{number}: {line[:60]!r} is neither `class cx cy w h` nor a class and a polygon's corners")
