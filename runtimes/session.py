@@ -43,6 +43,8 @@ class Session(Protocol):
     spec: ModelSpec
     slots: int
     """Requests worth keeping in flight."""
+    facts: dict[str, str]
+    """What serves and how, for reports: `device`, and `precision` as executed where the runtime tells it."""
 
     def infer(self, images: np.ndarray) -> Outputs:
         """The file's outputs for (B, H, W, 3) uint8 letterboxed BGR images, B as the spec's batch allows.
@@ -69,6 +71,14 @@ class Runtime(Protocol):
 
     def available(self) -> str | None:
         """None where the runtime can run, otherwise why not and what to install."""
+        ...
+
+    def version(self) -> str:
+        """The runtime's version, where it is available."""
+        ...
+
+    def devices(self) -> list[str]:
+        """The devices it finds here, where it is available, as Options.device names them."""
         ...
 
     def open(self, path: Path, options: Options) -> Session:

@@ -1,0 +1,161 @@
+"""ONNX Runtime: `.onnx` files on the CPU, or on an NVIDIA GPU with the onnxruntime-gpu package."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedet.artifact import require_file
+from edgedet.errors import ArtifactError, RuntimeUnavailable, UsageError
+from edgedet.runtimes.contract import as_input, read_spec
+from edgedet.runtimes.session import CANDIDATES, Options, Outputs
+from edgedet.spec import KEY
+
+SUFFIXES = (".onnx",)
+_ERRORS_ONLY = 3
+_CUDA = "CUDAExecutionProvider"
+
+
+def available() -> str | None:
+    """None where onnxruntime imports, otherwise why not and what to install."""
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        return f"onnxruntime cannot be imported ({error}); pip install onnxruntime"
+    return None
+
+
+def version() -> str:
+    """The version of onnxruntime."""
+    import onnxruntime
+
+    return onnxruntime.__version__
+
+
+def devices() -> list[str]:
+    """`cpu`, and `gpu` where the package was built for CUDA."""
+    import onnxruntime
+
+    return ["cpu"] + ["gpu"] * (_CUDA in onnxruntime.get_available_providers())
+
+
+def open(path: Path, options: Options) -> OnnxRuntimeSession:
+    """The session of an ONNX file that `edgedet export` wrote."""
+    return OnnxRuntimeSession(path, options)
+
+
+class OnnxRuntimeSession:
+    """An ONNX file loaded by ONNX Runtime; `infer` may run from several threads at once."""
+
+    def __init__(self, path: Path, options: Options) -> None:
+        providers = _providers(options)
+        if options.inference_precision != "f32":
+            raise UsageError(
+                f"ONNX Runtime runs the precision that is in the file and has no {options.inference_precision} mode; "
+                "export with --precision fp16, or use --runtime openvino"
+            )
+        self._session = _load(path, options, providers)
+        on_gpu = self._session.get_providers()[0] == _CUDA
+        if providers[0] != "CPUExecutionProvider" and not on_gpu:
+            raise RuntimeUnavailable(
+                f"{path.name}: ONNX Runtime could not start on CUDA; install CUDA and cuDNN, or use --device cpu"
+            )
+        self.spec = read_spec(self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
+        self.slots = len(os.sched_getaffinity(0)) if options.performance == "throughput" and not on_gpu else 1
+        self.facts = {"device": "gpu" if on_gpu else "cpu", "precision": "as in the file"}
+        self._input = self._session.get_inputs()[0].name
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        self._pool = ThreadPoolExecutor(self.slots, thread_name_prefix="onnxruntime")
+
+    def infer(self, images: np.ndarray) -> Outputs:
+        """The file's outputs for (B, H, W, 3) uint8 letterboxed BGR images."""
+        values = self._session.run(self._outputs, {self._input: as_input(images, self.spec)})
+        return dict(zip(self._outputs, values, strict=True))
+
+    def submit(self, images: np.ndarray) -> Future[Outputs]:
+        """The same, in the background."""
+        return self._pool.submit(self.infer, images)
+
+    def close(self) -> None:
+        """Wait for what is in flight and free the model."""
+        self._pool.shutdown(cancel_futures=True)
+        del self._session
+
+
+def _providers(options: Options) -> list[Any]:
+    """Execution providers for the device asked for; a GPU that is not there is an error, never a fall-back."""
+    kind, _, index = options.device.lower().partition(":")
+    if kind not in ("auto", "cpu", "gpu", "cuda") or (index and not (kind in ("gpu", "cuda") and index.isdigit())):
+        raise UsageError(f"ONNX Runtime knows no device {options.device!r}; use auto, cpu, gpu or cuda:N")
+    has_gpu = "gpu" in devices()
+    if kind == "cpu" or (kind == "auto" and not has_gpu):
+        return ["CPUExecutionProvider"]
+    if not has_gpu:
+        raise RuntimeUnavailable(
+            f"device {options.device!r} was asked for, but this onnxruntime ({version()}) has no CUDA; "
+            "pip uninstall onnxruntime, pip install onnxruntime-gpu, or use --device cpu"
+        )
+    # TF32 keeps ten bits of a float32's mantissa: never unasked.
+    return [(_CUDA, {"device_id": index or "0", "use_tf32": "0"}), "CPUExecutionProvider"]
+
+
+def _load(path: Path, options: Options, providers: list[Any]) -> Any:
+    """The onnxruntime.InferenceSession of a file."""
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = _ERRORS_ONLY
+    if options.graph_optimization == "off":
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if options.performance == "throughput":
+        settings.intra_op_num_threads = 1  # one core a request, as many requests as cores
+    refusals = (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoModel,
+        state.NotImplemented,
+    )
+    require_file(path)
+    model = _with_candidates(path) if options.outputs == "candidates" else str(path)
+    try:
+        return onnxruntime.InferenceSession(model, settings, providers=providers)
+    except (*refusals, state.RuntimeException) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(
+            f"{path}: ONNX Runtime cannot load it ({reason}); it is truncated or no ONNX file: export it again"
+        ) from error
+
+
+def _with_candidates(path: Path) -> bytes:
+    """The model with the boxes before suppression added to its outputs."""
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError as error:
+        raise RuntimeUnavailable(
+            f"comparing candidates in ONNX Runtime needs the onnx package ({error}); pip install onnx"
+        ) from error
+    try:
+        model = onnx.load(str(path))
+    except DecodeError as error:
+        raise ArtifactError(f"{path}: not an ONNX file, or truncated ({error}); export it again") from error
+    graph = model.graph
+    made = {name for node in graph.node for name in node.output}
+    present = {output.name for output in graph.output}
+    for name in CANDIDATES:
+        if name not in made:
+            raise ArtifactError(
+                f"{path}: has no tensor {name!r}, so its candidates cannot be compared; write it with `edgedet export`"
+            )
+        if name not in present:
+            kind = onnx.TensorProto.INT32 if name == "candidate_labels" else onnx.TensorProto.FLOAT
+            graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
+    return model.SerializeToString()

@@ -1,0 +1,180 @@
+"""OpenVINO: `.xml` with its `.bin`, or `.onnx`, on Intel and other x86 and ARM CPUs, Intel GPUs and NPUs."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from edgedet.artifact import require_file
+from edgedet.errors import ArtifactError, RuntimeUnavailable, UsageError
+from edgedet.runtimes.contract import as_input, read_spec
+from edgedet.runtimes.session import CANDIDATES, FINAL, Options, Outputs
+from edgedet.spec import KEY
+
+SUFFIXES = (".xml", ".onnx")
+
+
+def available() -> str | None:
+    """None where openvino imports, otherwise why not and what to install."""
+    try:
+        import openvino  # noqa: F401
+    except ImportError as error:
+        return f"openvino cannot be imported ({error}); pip install 'edgedet[openvino]'"
+    return None
+
+
+def version() -> str:
+    """The version of openvino, without its build number."""
+    import openvino
+
+    return openvino.__version__.split("-")[0]
+
+
+def devices() -> list[str]:
+    """OpenVINO's devices in small letters: `cpu`, `gpu`, `gpu.1`, `npu`."""
+    import openvino
+
+    return [name.lower() for name in openvino.Core().available_devices]
+
+
+def open(path: Path, options: Options) -> OpenVinoSession:
+    """The session of an OpenVINO or ONNX file that `edgedet export` wrote."""
+    return OpenVinoSession(path, options)
+
+
+class OpenVinoSession:
+    """A model compiled by OpenVINO with a pool of infer requests; `infer` may run from several threads at once."""
+
+    def __init__(self, path: Path, options: Options) -> None:
+        import openvino
+
+        core = openvino.Core()
+        device = _device(options.device, [name.lower() for name in core.available_devices])
+        model = _read(path)
+        self.spec = read_spec(_spec_text(model), path)
+        if options.outputs == "candidates":
+            _add_candidates(path, model)
+        self._compiled = core.compile_model(model, device.upper(), _config(options))
+        self.slots = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self.facts = {"device": device, "precision": _executed_precision(self._compiled)}
+        self._input = self._compiled.input(0)
+        self._names = [_contract_name(output) for output in self._compiled.outputs]
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(self.slots):
+            self._idle.put(self._compiled.create_infer_request())
+        self._pool = ThreadPoolExecutor(self.slots, thread_name_prefix="openvino")
+
+    def infer(self, images: np.ndarray) -> Outputs:
+        """The file's outputs for (B, H, W, 3) uint8 letterboxed BGR images."""
+        array = as_input(images, self.spec)
+        request = self._idle.get()
+        try:
+            results = request.infer({self._input: array}, share_inputs=True)
+            return {name: np.array(results[index]) for index, name in enumerate(self._names)}
+        finally:
+            self._idle.put(request)
+
+    def submit(self, images: np.ndarray) -> Future[Outputs]:
+        """The same, in the background."""
+        return self._pool.submit(self.infer, images)
+
+    def close(self) -> None:
+        """Wait for what is in flight and free the model."""
+        self._pool.shutdown(cancel_futures=True)
+        del self._idle, self._compiled
+
+
+def _device(asked: str, present: list[str]) -> str:
+    """The device to compile for: a GPU before the CPU for `auto`, otherwise the one asked for or an error."""
+    device = asked.lower()
+    if device == "auto":
+        return "gpu" if "gpu" in present else "cpu"
+    if device not in present and not (device == "gpu" and "gpu.0" in present):
+        raise RuntimeUnavailable(
+            f"device {asked!r} was asked for but OpenVINO finds {', '.join(present)}; use --device cpu, or install its driver"
+        )
+    return device
+
+
+def _config(options: Options) -> dict[str, Any]:
+    """Properties for compile_model; always with the precision, because OpenVINO picks bf16 where the CPU has it."""
+    if options.graph_optimization == "off":
+        raise UsageError("OpenVINO always optimises the graph; --graph-optimization off is for ONNX Runtime")
+    config: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": options.inference_precision,
+        "PERFORMANCE_HINT": options.performance.upper(),
+    }
+    if options.cache is not None:
+        config["CACHE_DIR"] = str(options.cache)
+    return config
+
+
+def _read(path: Path) -> Any:
+    """The openvino.Model of a file, read by the one front end that fits, so that others do not complain on stderr."""
+    from openvino import frontend
+
+    require_file(path)
+    if path.suffix.lower() == ".xml":
+        _check_weights(path)
+    front_end = frontend.FrontEndManager().load_by_framework("ir" if path.suffix.lower() == ".xml" else "onnx")
+    failures = (frontend.GeneralFailure, frontend.InitializationFailure, frontend.NotImplementedFailure)
+    try:
+        return front_end.convert(front_end.load(str(path)))
+    except (*failures, frontend.OpConversionFailure, frontend.OpValidationFailure, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ArtifactError(
+            f"{path}: OpenVINO cannot read it ({reason}); it is truncated or of another kind: export it again"
+        ) from error
+
+
+def _check_weights(path: Path) -> None:
+    """Raise where the .xml is cut off, or its .bin is absent or shorter than the .xml says; OpenVINO would read on."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if not text.rstrip().endswith("</net>"):
+        raise ArtifactError(f"{path}: not a whole OpenVINO model (no </net> at its end); export it again")
+    needed = max((int(offset) + int(size) for offset, size in re.findall(r'offset="(\d+)" size="(\d+)"', text)), default=0)
+    weights = path.with_suffix(".bin")
+    if not weights.exists():
+        raise ArtifactError(f"{path}: its weights {weights.name} are not beside it; copy both files")
+    if weights.stat().st_size < needed:
+        raise ArtifactError(f"{weights}: is truncated: {weights.stat().st_size} bytes of {needed}; copy or export it again")
+
+
+def _spec_text(model: Any) -> str | None:
+    """The JSON of the spec in the model's rt_info; OpenVINO keeps an ONNX file's metadata under `framework`."""
+    for place in (KEY, ["framework", KEY]):
+        if model.has_rt_info(place):
+            return str(model.get_rt_info(place).value)
+    return None
+
+
+def _add_candidates(path: Path, model: Any) -> None:
+    """Add the boxes before suppression to the model's outputs."""
+    present = {name for output in model.outputs for name in output.get_names()}
+    try:
+        model.add_outputs([name for name in CANDIDATES if name not in present])
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{path}: has no candidate tensors, so its candidates cannot be compared; write it with `edgedet export`"
+        ) from error
+
+
+def _contract_name(output: Any) -> str:
+    """The output's name in the contract, out of the several that OpenVINO may keep for one tensor."""
+    names = output.get_names()
+    return next((name for name in (*FINAL, *CANDIDATES) if name in names), output.get_any_name())
+
+
+def _executed_precision(compiled: Any) -> str:
+    """The precision most of the convolutions and matrix products run in, as the compiled graph tells it."""
+    counts: dict[str, int] = {}
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = {key: value.astype(str) for key, value in node.get_rt_info().items() if key in ("layerType", "runtimePrecision")}
+        if info.get("layerType") in ("Convolution", "FullyConnected", "MatMul", "Deconvolution"):
+            counts[info["runtimePrecision"]] = counts.get(info["runtimePrecision"], 0) + 1
+    return max(counts, key=lambda name: counts[name], default="unknown")
