@@ -1,0 +1,102 @@
+"""ONNX files with their ModelSpec in the metadata: read, checked, written whole or not at all. Torch-free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgedet import artifact
+from edgedet.errors import ArtifactError, ExportError, SpecError
+from edgedet.spec import KEY, ModelSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 19
+IR_VERSION = 10
+"""The newest that ONNX Runtime 1.18 reads."""
+EXTERNAL_BYTES = 1_900_000_000
+"""Above it weights go to a file beside: protobuf takes 2 GiB at most."""
+FINAL = ("boxes", "scores", "labels")
+CANDIDATES = ("candidate_boxes", "candidate_scores", "candidate_labels")
+HEAD = "head_"
+"""Raw heads are values named head_0, head_1, …: what lies behind them, decode and suppression, stays FP32."""
+
+
+def read(path: Path) -> tuple[onnx.ModelProto, ModelSpec]:
+    """The model of an ONNX file that edgedet wrote, and its spec."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(artifact.require_file(path))
+    except (DecodeError, onnx.checker.ValidationError, FileNotFoundError) as error:
+        raise ArtifactError(f"{path}: not a whole ONNX file ({error}); copy or export it again") from error
+    return model, spec_of(model, where=path.name)
+
+
+def spec_of(model: onnx.ModelProto, *, where: str) -> ModelSpec:
+    """The ModelSpec in the model's metadata; `where` names the file in errors."""
+    for entry in model.metadata_props:
+        if entry.key == KEY:
+            return ModelSpec.from_json(entry.value, where=where)
+    raise SpecError(
+        f"{where}: carries no edgedet spec, so its classes, letterbox and outputs are unknown; make it with `edgedet export`"
+    )
+
+
+def write(path: Path, model: onnx.ModelProto, spec: ModelSpec) -> Path:
+    """Write the model with the spec in its metadata, checked in full; returns the path."""
+    import onnx
+
+    for entry in [e for e in model.metadata_props if e.key == KEY]:
+        model.metadata_props.remove(entry)
+    model.metadata_props.add(key=KEY, value=spec.to_json())
+    opset = {entry.domain: entry.version for entry in model.opset_import}
+    if opset != {"": OPSET}:
+        raise ExportError(
+            f"{path.name}: the graph needs opsets {opset} but only opset {OPSET} runs on every target; this is a defect of the exporter"
+        )
+    # Not ByteSize(), which fails above 2 GiB.
+    weights = path.with_name(path.name + ".data")
+    targets = (path, weights) if weight_bytes(model) > EXTERNAL_BYTES else (path,)
+    with artifact.writing(*targets) as (temporary, *_):
+        if len(targets) > 1:
+            onnx.save(model, temporary, save_as_external_data=True, location=weights.name, size_threshold=1024)
+        else:
+            onnx.save(model, temporary)
+        onnx.checker.check_model(temporary, full_check=True)
+    return path
+
+
+def annotate(path: Path, **facts: object) -> ModelSpec:
+    """Add facts, such as verification figures, to the provenance in the file; returns the new spec."""
+    model, spec = read(path)
+    spec = spec.with_provenance(**facts)
+    write(path, model, spec)
+    return spec
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of the model's weights."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+
+
+def tidy(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
+    """The same model with its final outputs only, and nothing in it of the machine that made it."""
+    from edgedet import __version__
+
+    del model.metadata_props[:], model.graph.metadata_props[:]
+    for item in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "edgedet", __version__
+    model.doc_string = f"{spec.name}: images {spec.input_layout} to boxes, scores and labels"
+    model.graph.name = spec.name
+    final = CANDIDATES if spec.suppression.mode == "none" else FINAL
+    outputs = {output.name: output for output in model.graph.output}
+    model.graph.value_info.extend(value for name, value in outputs.items() if name not in final)
+    del model.graph.output[:]
+    model.graph.output.extend(outputs[name] for name in final)
+    return model

@@ -1,0 +1,150 @@
+"""Non-maximum suppression as operators that run in eager PyTorch and export; one meaning, whichever mode spells it.
+
+    candidates (B, K) ─ cut ─▶ the N best (B, N), descending ─ keep ─▶ (B, N) bool ─ best ─▶ the D best (B, D)
+
+A candidate is kept when its score is above `min_score` and no kept candidate of
+its class with a higher score overlaps it by an IoU above `iou_threshold`.
+
+`onnx` is ONNX NonMaxSuppression. `matrix` is plain arithmetic, which compiles
+everywhere: it repeats "kept is who is overlapped by no kept one" until that
+settles. `none` does none of this: the graph ends at the candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgedet.errors import ExportError
+from edgedet.models.base import Candidates
+from edgedet.spec import Suppression
+
+MATRIX_ROUNDS = 16
+"""Rounds of the matrix mode. One round settles one more link of a chain in which each box suppresses the next."""
+
+
+def check_mode(suppression: Suppression) -> None:
+    """Raise ExportError where the mode cannot be written by this version."""
+    if suppression.mode == "efficientnms":
+        raise ExportError(
+            "nms mode 'efficientnms' is TensorRT's plugin and not built yet; use --nms matrix, which TensorRT compiles"
+        )
+
+
+def suppress(candidates: Candidates, suppression: Suppression, *, num_classes: int) -> Candidates:
+    """The best detections (B, D), scores descending; unused rows are zero with label −1.
+
+    D is `max_detections`, or K where there are fewer candidates.
+    """
+    candidates = cut(candidates, suppression.candidates)
+    keep = candidates.scores > suppression.min_score
+    if suppression.needed:
+        limit = min(suppression.max_detections, candidates.scores.shape[1])
+        scores = torch.where(keep, candidates.scores, -1.0)
+        keep = keep & _survives(candidates._replace(scores=scores), suppression, num_classes=num_classes, limit=limit)
+    return best(candidates, keep, suppression.max_detections)
+
+
+def cut(candidates: Candidates, count: int) -> Candidates:
+    """The `count` candidates of highest score, descending: (B, min(K, count))."""
+    scores, order = candidates.scores.topk(min(count, candidates.scores.shape[1]))
+    return Candidates(_rows(candidates.boxes, order), scores, candidates.labels.gather(1, order))
+
+
+def best(candidates: Candidates, keep: Tensor, count: int) -> Candidates:
+    """The `count` best of the kept ones; keep: (B, N) bool. Unused rows are zero with label −1."""
+    masked = Candidates(candidates.boxes, torch.where(keep, candidates.scores, -1.0), candidates.labels)
+    boxes, scores, labels = cut(masked, count)
+    used = scores > 0
+    # Runtimes order ties differently, so nothing of an unused row may show.
+    return Candidates(torch.where(used.unsqueeze(-1), boxes, 0.0), scores.clamp(min=0.0), torch.where(used, labels, -1))
+
+
+def _rows(boxes: Tensor, order: Tensor) -> Tensor:
+    """Boxes (B, N, 4) of (B, K, 4) in the given order (B, N)."""
+    return boxes.gather(1, order.unsqueeze(-1).expand(-1, -1, 4))
+
+
+def _survives(candidates: Candidates, suppression: Suppression, *, num_classes: int, limit: int) -> Tensor:
+    """(B, N) bool: no kept candidate of the class and of higher score overlaps it too much. Scores must descend."""
+    check_mode(suppression)
+    if suppression.mode == "matrix":
+        kept = torch.ones_like(candidates.scores)
+        blocks = _blocks(candidates.boxes, candidates.labels, suppression.iou_threshold)
+        for _ in range(MATRIX_ROUNDS):
+            kept = _round(kept, blocks)
+        return kept > 0.5
+    return keep_greedily(*candidates, suppression.iou_threshold, num_classes, limit) > 0.5
+
+
+def _blocks(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+    """(B, N, N) float: 1 where row i, if kept, removes column j; boxes (B, N, 4) and labels (B, N) by descending score."""
+    left, top, right, bottom = boxes.unbind(-1)  # (B, N) each
+    width = torch.minimum(right.unsqueeze(2), right.unsqueeze(1)) - torch.maximum(left.unsqueeze(2), left.unsqueeze(1))
+    height = torch.minimum(bottom.unsqueeze(2), bottom.unsqueeze(1)) - torch.maximum(top.unsqueeze(2), top.unsqueeze(1))
+    intersection = width.clamp(min=0) * height.clamp(min=0)
+    area = (right - left) * (bottom - top)
+    union = area.unsqueeze(2) + area.unsqueeze(1) - intersection
+    same_class = labels.unsqueeze(2) == labels.unsqueeze(1)
+    return ((intersection > iou_threshold * union) & same_class).float().triu(diagonal=1)
+
+
+def _round(kept: Tensor, blocks: Tensor) -> Tensor:
+    """(B, N) float: 1 for whom none of the `kept` blocks."""
+    return (torch.matmul(kept.unsqueeze(1), blocks).squeeze(1) < 0.5).float()
+
+
+@torch.library.custom_op("edgedet::keep_greedily", mutates_args=())
+def keep_greedily(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, num_classes: int, limit: int) -> Tensor:
+    """(B, N) float: 1 for the first `limit` of each class that greedy suppression keeps, else 0.
+
+    boxes: (B, N, 4) float32 xyxy. scores: (B, N) float32, descending but for the −1 of those that take no part.
+    labels: (B, N) int32 in [0, num_classes). Exported, it is ONNX NonMaxSuppression.
+    """
+    takes_part = (scores > 0).float()
+    blocks = _blocks(boxes, labels, iou_threshold) * takes_part.unsqueeze(2)
+    kept = takes_part
+    while not torch.equal(settled := _round(kept, blocks) * takes_part, kept):
+        kept = settled
+    of_class = torch.nn.functional.one_hot(labels.long(), num_classes) * kept.unsqueeze(-1)  # (B, N, C)
+    rank = of_class.cumsum(1).gather(2, labels.long().unsqueeze(-1)).squeeze(-1)
+    return kept * (rank <= limit)
+
+
+@keep_greedily.register_fake
+def _(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, num_classes: int, limit: int) -> Tensor:
+    return torch.empty_like(scores)
+
+
+def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """What `torch.onnx.export` needs to spell `keep_greedily` in standard ONNX."""
+    return {torch.ops.edgedet.keep_greedily.default: _to_non_max_suppression}
+
+
+def _to_non_max_suppression(boxes: Any, scores: Any, labels: Any, iou_threshold: float, num_classes: int, limit: int) -> Any:
+    """The keep mask from NonMaxSuppression's (batch, class, box) triples.
+
+    Classes stay apart by rows of the (B, C, N) score table, not by offset boxes,
+    which would round coordinates. −1 keeps an absent class below the threshold
+    of 0 whether a runtime reads it as > or ≥.
+    """
+    import numpy as np
+    from onnx import numpy_helper
+    from onnxscript import opset19 as op
+
+    def constant(value: Any, dtype: type) -> Any:
+        return op.Constant(value=numpy_helper.from_array(np.array(value, dtype)))
+
+    classes = constant(np.arange(num_classes).reshape(1, -1, 1), np.int32)
+    axis = constant([1], np.int64)
+    of_class = op.Equal(op.Unsqueeze(labels, axis), classes)
+    table = op.Where(of_class, op.Unsqueeze(scores, axis), constant(-1, np.float32))
+    selected = op.NonMaxSuppression(
+        boxes, table, constant([limit], np.int64), constant([iou_threshold], np.float32), constant([0], np.float32)
+    )
+    batch_and_box = op.Gather(selected, constant([0, 2], np.int64), axis=1)
+    ones = op.Expand(constant(1, np.float32), op.Shape(selected, start=0, end=1))
+    return op.ScatterND(op.Sub(scores, scores), batch_and_box, ones)
