@@ -46,7 +46,8 @@ def write(dataset: Dataset, path: Path) -> None:
 
     Images below the file's folder are named relative to it, others by their whole path.
     """
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for sample in dataset.samples:
         height, width = sample.size_hw or sample.read().shape[:2]
         name = _relative(sample.path, path.parent)
