@@ -24,7 +24,7 @@ class Placement:
     @property
     def _scale(self) -> np.ndarray:
         """(4,) float32 input pixels per frame pixel, for x, y, x, y; exact after the rounding of inner_hw."""
-        return np.float32([self.inner_hw[1] / self.frame_hw[1], self.inner_hw[0] / self.frame_hw[0]] * 2)
+        return np.array([self.inner_hw[1] / self.frame_hw[1], self.inner_hw[0] / self.frame_hw[0]] * 2, np.float32)
 
     def boxes_to_frame(self, boxes: np.ndarray) -> np.ndarray:
         """Map boxes from the letterboxed input back to the original image.
@@ -33,12 +33,12 @@ class Placement:
         original-image pixels, clipped to the image.
         """
         height, width = self.frame_hw
-        mapped = (boxes - np.float32(self.offset_xy * 2)) / self._scale
-        return np.clip(mapped, 0, np.float32([width, height, width, height]))
+        mapped = (boxes - np.array(self.offset_xy * 2, np.float32)) / self._scale
+        return np.clip(mapped, 0, np.array([width, height, width, height], np.float32))
 
     def boxes_to_input(self, boxes: np.ndarray) -> np.ndarray:
         """Map (N, 4) xyxy boxes from original-image pixels to input pixels."""
-        return (boxes * self._scale + np.float32(self.offset_xy * 2)).astype(np.float32)
+        return (boxes * self._scale + np.array(self.offset_xy * 2, np.float32)).astype(np.float32)
 
 
 @dataclass(frozen=True)
