@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,9 @@ def open(path: Path, options: Options) -> TorchSession:
         )
     device = _device(options.device)
     detector, spec = checkpoint.load(path)
+    if options.like is not None:
+        suppression = replace(options.like.suppression, mode=spec.suppression.mode)
+        spec = replace(spec, size_hw=options.like.size_hw, suppression=suppression)
     return TorchSession(ExportGraph(detector, spec), device=device, outputs=options.outputs)
 
 
@@ -64,6 +68,7 @@ class TorchSession:
 
     def __init__(self, graph: ExportGraph, *, device: str = "cpu", outputs: str = "final") -> None:
         self.spec: ModelSpec = graph.spec
+        self.facts = {"device": device, "precision": "f32"}
         self._graph = graph.to(device)
         self._device = device
         self._outputs = outputs

@@ -26,7 +26,9 @@ class Options:
     of one request, or requests a second. graph_optimization: off shows whether
     the runtime's optimizer changes the answers. outputs: `candidates` adds the
     boxes before suppression to what `infer` returns. cache: a folder for
-    compiled models, where a runtime has them.
+    compiled models, where a runtime has them. like: the exported file whose
+    input size and suppression a checkpoint takes on to be compared with it;
+    exported files have their own.
     """
 
     device: str = "auto"
@@ -35,6 +37,7 @@ class Options:
     graph_optimization: Literal["default", "off"] = "default"
     outputs: Literal["final", "candidates"] = "final"
     cache: Path | None = None
+    like: ModelSpec | None = None
 
 
 class Session(Protocol):

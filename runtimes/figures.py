@@ -1,0 +1,202 @@
+"""What a validation found: figures of each model, of each comparison, and the gates they pass or miss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from edgedet.data.dataset import Problems
+from edgedet.data.evaluation import Scores
+from edgedet.detections import Detections
+from edgedet.errors import GateFailed
+from edgedet.runtimes.matching import Matches, Spread
+from edgedet.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Gates:
+    """The limits a comparison must keep; None asks for nothing.
+
+    max_ap_drop: AP of the reference minus AP of the other, in [0, 1].
+    max_box_error: the worst coordinate of the matched boxes, original-image
+    pixels. max_score_drift: the worst difference of a matched score.
+    min_match: share of the detections that have a partner, in [0, 1].
+    """
+
+    max_ap_drop: float | None = None
+    max_box_error: float | None = None
+    max_score_drift: float | None = None
+    min_match: float | None = None
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One gate, what was measured (None where nothing could be) and whether it holds; nothing measured never passes."""
+
+    name: str
+    figure: float | None
+    limit: float
+    passed: bool
+
+    def __str__(self) -> str:
+        if self.figure is None:
+            return f"{self.name}: nothing could be measured, limit {self.limit:g}"
+        return f"{self.name}: {self.figure:.5g}, limit {self.limit:g}"
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds an image of inference alone, after warm-up, each model by itself; batch: images at once."""
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    batch: int
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model on the whole data set.
+
+    files: sha256 by name. facts: what the runtime says of device and precision.
+    scores, curve: None where the data has no truth. curve: what
+    `evaluation.score_curve` gives. histogram: (20,) detections by score in steps of .05.
+    """
+
+    label: str
+    files: dict[str, str]
+    size_bytes: int
+    runtime: str
+    facts: dict[str, str]
+    spec: ModelSpec
+    latency: Latency
+    scores: Scores | None
+    curve: dict[str, np.ndarray] | None
+    histogram: np.ndarray
+
+
+@dataclass(frozen=True)
+class CandidateFigures:
+    """Errors of the candidates that count on `images` images: boxes in input pixels, scores, and labels that changed."""
+
+    box_error_px: Spread | None
+    score_error: Spread | None
+    labels_changed: int
+    images: int
+
+
+@dataclass(frozen=True)
+class ImageDifference:
+    """One image where both sides detect, and what differs there."""
+
+    path: Path
+    reference: Detections
+    other: Detections
+    matches: Matches
+
+    @property
+    def severity(self) -> tuple[float, float, float]:
+        """What to sort by: the surest detection without a partner, then the worst score drift, then the worst box."""
+        lone = np.concatenate([self.reference.scores[self.matches.only_reference], self.other.scores[self.matches.only_other]])
+        drift = np.abs(self.matches.score_drifts).max(initial=0)
+        return float(lone.max(initial=0)), float(drift), float(self.matches.box_errors.max(initial=0))
+
+
+@dataclass(frozen=True)
+class Lone:
+    """A detection without a partner. side: `reference` or `other`. box: xyxy, original-image pixels."""
+
+    image: str
+    side: str
+    label: str
+    score: float
+    box: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Operating:
+    """The score thresholds to run at: the reference's best F1, and the other's nearest to it that costs no F1."""
+
+    reference_threshold: float
+    reference_f1: float
+    other_f1_there: float
+    other_threshold: float
+    other_f1: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model against the reference.
+
+    pair_scores: (P, 2) float32, reference's and other's score of every pair.
+    box_errors: (P,) float32, original-image pixels. notes: what makes the two
+    differ by design.
+    """
+
+    other: Side
+    candidates: CandidateFigures | None
+    matched: int
+    only_reference: int
+    only_other: int
+    box_error_px: Spread | None
+    score_drift: Spread | None
+    operating: Operating | None
+    ap_drop: float | None
+    pair_scores: np.ndarray
+    box_errors: np.ndarray
+    lone: tuple[Lone, ...]
+    worst: tuple[ImageDifference, ...]
+    notes: tuple[str, ...] = ()
+    gates: tuple[GateResult, ...] = ()
+
+    @property
+    def match_rate(self) -> float | None:
+        """Share of the detections of both sides that have a partner; None where there are no detections."""
+        total = self.matched + self.only_reference + self.only_other
+        return self.matched / total if total else None
+
+    def against(self, gates: Gates) -> tuple[GateResult, ...]:
+        """Every gate that was asked for, with its figure."""
+        box, drift = (spread.max if spread else None for spread in (self.box_error_px, self.score_drift))
+        most = (
+            ("AP drop", self.ap_drop, gates.max_ap_drop),
+            ("box error max (px)", box, gates.max_box_error),
+            ("score drift max", drift, gates.max_score_drift),
+        )
+        results = [GateResult(n, f, limit, f is not None and f <= limit) for n, f, limit in most if limit is not None]
+        if gates.min_match is not None:
+            rate = self.match_rate
+            results.append(GateResult("matched", rate, gates.min_match, rate is not None and rate >= gates.min_match))
+        return tuple(results)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A reference, what was compared with it, and on what.
+
+    truth: where the boxes that AP is scored against come from. min_score:
+    detections from this score on are compared. unreadable: one message an image
+    that could not be used. environment: machine and versions.
+    """
+
+    reference: Side
+    comparisons: tuple[Comparison, ...]
+    dataset: str
+    images: int
+    problems: Problems
+    unreadable: tuple[str, ...]
+    truth: str
+    min_score: float
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def failures(self) -> list[str]:
+        """One line a missed gate."""
+        return [f"{c.other.label}: {gate}" for c in self.comparisons for gate in c.gates if not gate.passed]
+
+    def require_gates(self) -> None:
+        """Raise GateFailed where a gate is missed, naming each."""
+        if self.failures:
+            raise GateFailed(f"{len(self.failures)} of the gates missed: " + "; ".join(self.failures))

@@ -1,0 +1,104 @@
+"""How far the answers of two detectors lie apart: candidates by their index, detections by overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgedet.boxes import iou_matrix
+from edgedet.detections import Detections
+from edgedet.runtimes.session import CANDIDATES, Outputs
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How differences are spread: their number and signed mean; median, 99th percentile and maximum of their magnitudes."""
+
+    count: int
+    mean: float
+    p50: float
+    p99: float
+    max: float
+
+    @classmethod
+    def of(cls, parts: Sequence[np.ndarray]) -> Spread | None:
+        """The spread of all values in the parts, None where there are none."""
+        values = np.concatenate(parts) if parts else np.zeros(0)
+        if not len(values):
+            return None
+        p50, p99, largest = np.percentile(np.abs(values), [50, 99, 100])
+        return cls(len(values), float(values.mean()), float(p50), float(p99), float(largest))
+
+
+@dataclass(frozen=True)
+class CandidateDifferences:
+    """How the M candidates that count differ, other minus reference.
+
+    boxes: (M,) float32, the largest of four coordinate errors, input pixels.
+    scores: (M,) float32. labels_changed: how many of the M have another class.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels_changed: int
+
+
+def compare_candidates(reference: Outputs, other: Outputs, *, min_score: float) -> CandidateDifferences:
+    """The differences of every candidate that scores at least min_score on either side; both have the same K, in one order."""
+    (boxes, scores, labels), (other_boxes, other_scores, other_labels) = (
+        [side[name] for name in CANDIDATES] for side in (reference, other)
+    )
+    counts = np.maximum(scores, other_scores) >= min_score
+    box_errors = np.abs(other_boxes[counts] - boxes[counts]).max(axis=-1, initial=0)
+    changed = int((labels[counts] != other_labels[counts]).sum())
+    return CandidateDifferences(box_errors, other_scores[counts] - scores[counts], changed)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which detections of one image are the same object on both sides, and how far apart they are.
+
+    reference, other: (P,) int64, row numbers of the P pairs. box_errors: (P,)
+    float32, the largest of four coordinate errors, original-image pixels.
+    score_drifts: (P,) float32, other minus reference. only_reference,
+    only_other: row numbers of detections without a partner.
+    """
+
+    reference: np.ndarray
+    other: np.ndarray
+    box_errors: np.ndarray
+    score_drifts: np.ndarray
+    only_reference: np.ndarray
+    only_other: np.ndarray
+
+
+def match(reference: Detections, other: Detections, *, min_score: float, min_iou: float = 0.5) -> Matches:
+    """Pair detections of the same class, the best overlap first, each at most once.
+
+    Only pairs and lone detections count that reach min_score on either side,
+    but a partner may score less: noise about the threshold separates nobody.
+    """
+    overlap = iou_matrix(reference.boxes, other.boxes)
+    overlap[reference.labels[:, None] != other.labels[None]] = 0
+    ours, theirs = _best_first(overlap, reference.scores[:, None] - other.scores[None], min_iou)
+    lone = np.setdiff1d(np.flatnonzero(reference.scores >= min_score), ours)
+    strangers = np.setdiff1d(np.flatnonzero(other.scores >= min_score), theirs)
+    counts = np.maximum(reference.scores[ours], other.scores[theirs]) >= min_score
+    ours, theirs = ours[counts], theirs[counts]
+    box_errors = np.abs(other.boxes[theirs] - reference.boxes[ours]).max(axis=1, initial=0)
+    return Matches(ours, theirs, box_errors, other.scores[theirs] - reference.scores[ours], lone, strangers)
+
+
+def _best_first(overlap: np.ndarray, drift: np.ndarray, min_iou: float) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column numbers of the pairs taken by descending (N, M) overlap; equal overlaps by the smaller drift."""
+    rows, columns = np.nonzero(overlap >= min_iou)
+    order = np.lexsort((np.abs(drift[rows, columns]), -overlap[rows, columns]))
+    pairs: dict[int, int] = {}
+    taken: set[int] = set()
+    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+        if row not in pairs and column not in taken:
+            pairs[row] = column
+            taken.add(column)
+    return np.fromiter(pairs.keys(), np.int64, len(pairs)), np.fromiter(pairs.values(), np.int64, len(pairs))
