@@ -70,6 +70,7 @@ class ByteTrack:
 
         A track is confirmed when it is seen in two frames running, or in the very first one.
         """
+        detections = detections[detections.scores >= self.low_score]
         first = self._time_s is None
         self._advance(time_s)
         high = detections.scores >= self.high_score
@@ -87,6 +88,7 @@ class ByteTrack:
         """Predict every track to the frame's time, free those lost too long."""
         elapsed_s = 0.0 if self._time_s is None else max(time_s - self._time_s, 0.0)
         self._time_s = time_s
+        self._seen_s = np.minimum(self._seen_s, time_s)  # a clock set back must not keep lost tracks alive
         self._keep(time_s - self._seen_s <= self.lost_s)
         self._motion.predict(elapsed_s)
 
@@ -97,10 +99,10 @@ class ByteTrack:
         similarity = iou_matrix(self._motion.boxes, detections.boxes)
         another_class = self._labels[:, None] != detections.labels[None]
         similarity[another_class & (similarity < self.another_class_iou)] = 0
-        confirmed, low = self._ids != _UNCONFIRMED, (detections.scores >= self.low_score) & ~high
+        confirmed = self._ids != _UNCONFIRMED
         stages = (
             (confirmed, high, self.first_iou),
-            (confirmed & ~self._lost, low, self.second_iou),
+            (confirmed & ~self._lost, ~high, self.second_iou),
             (~confirmed, high, self.new_iou),
         )
         for candidates, wanted, min_iou in stages:

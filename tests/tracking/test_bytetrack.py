@@ -97,6 +97,14 @@ def test_a_clock_that_stands_still_or_jumps_back_is_survived():
     assert found.track_ids.tolist() == [1]
 
 
+def test_lost_tracks_are_freed_after_the_clock_was_set_back():
+    tracker = ByteTrack(lost_s=1.0)
+    tracker.update(objects(walker(100)), 3600.0)
+    for i in range(12):
+        tracker.update(Detections.empty(), i / 10)
+    assert len(tracker) == 0
+
+
 def test_a_new_track_appears_once_it_is_seen_twice():
     tracker = ByteTrack()
     tracker.update(Detections.empty(), 0.0)

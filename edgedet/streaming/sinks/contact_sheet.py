@@ -1,0 +1,65 @@
+"""A contact sheet: frames from all over a stream, with their objects, on one PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+
+from edgedet import artifact
+from edgedet.detections import Detections
+from edgedet.errors import OutputError
+from edgedet.letterbox import Letterbox
+from edgedet.streaming.frame import Frame
+from edgedet.streaming.overlay import Annotator
+from edgedet.streaming.sinks.base import PendingFile
+
+COLUMNS, ROWS, GAP = 3, 4, 6
+TILE_HW = (270, 480)
+
+
+class ContactSheetSink:
+    """Writes twelve annotated frames, evenly spaced over however long the stream was, as one PNG at its end."""
+
+    def __init__(self, path: Path, *, classes: Sequence[str]) -> None:
+        self._annotate = Annotator(classes)
+        self._pending = PendingFile(path)
+        self._fit = Letterbox(TILE_HW, "center", 255)
+        self._tiles: list[np.ndarray] = []
+        self._step, self._seen = 1, 0
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        """Keep every `step`-th frame; where too many are kept, drop every second one and keep half as many from then on."""
+        if self._seen % self._step == 0:
+            self._tiles.append(self._fit.apply(self._annotate(frame.image, detections))[0])
+            if len(self._tiles) == 2 * COLUMNS * ROWS:
+                self._tiles = self._tiles[::2]
+                self._step *= 2
+        self._seen += 1
+
+    def __enter__(self) -> ContactSheetSink:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._tiles and not isinstance(error, Exception):
+            with artifact.output_errors(self._pending.target):
+                self._pending.path.write_bytes(self._png())
+        self._tiles = []
+        self._pending.finish(error)
+
+    def _png(self) -> bytes:
+        chosen = np.linspace(0, len(self._tiles) - 1, min(COLUMNS * ROWS, len(self._tiles))).round().astype(int)
+        tiles = [self._tiles[i] for i in chosen]
+        columns = min(COLUMNS, len(tiles))
+        height, width = (side + GAP for side in TILE_HW)
+        sheet = np.full((-(-len(tiles) // columns) * height + GAP, columns * width + GAP, 3), 255, np.uint8)
+        for i, tile in enumerate(tiles):
+            top, left = i // columns * height + GAP, i % columns * width + GAP
+            sheet[top : top + TILE_HW[0], left : left + TILE_HW[1]] = tile
+        done, data = cv2.imencode(".png", sheet)
+        if not done:
+            raise OutputError(f"{self._pending.target}: the contact sheet could not be encoded as PNG")
+        return data.tobytes()
