@@ -171,7 +171,7 @@ def suppress_candidates(
     most `rule.max_detections` of them, by descending score.
     """
     best = np.argsort(-scores, kind="stable")[: rule.candidates]
-    best = best[scores[best] >= rule.min_score]
+    best = best[scores[best] > rule.min_score]
     if rule.needed:
         best = best[suppress(boxes[best], scores[best], labels[best], rule.iou_threshold)]
     best = best[: rule.max_detections]

@@ -1,0 +1,105 @@
+"""`edgedet bench`: how fast model files are on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import typer
+
+from edgedet import console
+from edgedet.errors import UsageError
+
+
+def command(
+    models: list[str] = typer.Argument(
+        ...,
+        metavar="MODEL...",
+        help="Model files, as in model.onnx or model.onnx@openvino; the first is what the others are compared with.",
+    ),
+    images: Path | None = typer.Option(
+        None, help="Folder of images, or a video, to take frames from. Default: a made-up 1280x720 frame."
+    ),
+    runs: int = typer.Option(100, min=1, help="Timed runs a model."),
+    warm_up: int = typer.Option(10, min=0, help="Runs before the timed ones, in each process."),
+    turns: int = typer.Option(3, min=1, help="Processes a model, the models taking turns; they share the runs."),
+    runtime: str | None = typer.Option(None, help="Runtime for all models, instead of what their suffix chooses."),
+    device: str = typer.Option("auto", help="auto, cpu, gpu, or a runtime's own name such as cuda:1."),
+    inference_precision: Literal["f32", "bf16", "f16"] = typer.Option(
+        "f32", help="What float arithmetic runs in, where there is a choice."
+    ),
+    performance: Literal["latency", "throughput"] = typer.Option(
+        "latency", help="Open for short latency or for many frames a second."
+    ),
+    json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Time model files here: letterbox, inference, mapping back, throughput, load, memory.
+
+    Each model runs alone in processes of its own, in turns with the others.
+
+    Example: `edgedet bench yolox-nano-416-fp32.onnx yolox-nano-416-fp32.xml --images photos/`
+    """
+    from edgedet.runtimes import benchmark, machine
+    from edgedet.runtimes.recording import Target
+    from edgedet.runtimes.session import Options
+
+    if runs < turns:
+        raise UsageError(f"--runs {runs} cannot be shared among --turns {turns}; give each turn one run at least")
+    options = Options(device=device, inference_precision=inference_precision, performance=performance)
+    targets = [Target.parse(f"{model}@{runtime}" if runtime else model, options) for model in models]
+    jobs = [benchmark.Job(target, images, runs, warm_up) for target in targets]
+    here = machine.describe()
+    if here.busy is not None and here.busy > here.cores / 2:
+        console.say(
+            f"this machine is busy (load {here.busy:.1f} on {here.cores} cores): times will be too long, ratios less so"
+        )
+    samples = list(console.track(benchmark.run(jobs, turns=turns), "benchmark", total=len(jobs) * turns))
+    measured = [found.as_dict() for found in benchmark.gather(jobs, samples)]
+    _add_ratios(measured)
+    settings = {"runs": runs, "warm_up": warm_up, "turns": turns, "frames": str(images or "a made-up 1280x720 frame")}
+    if json:
+        console.print_json({"machine": asdict(here), "settings": settings, "models": measured})
+    else:
+        _print(measured, settings, f"{here}")
+
+
+def _add_ratios(measured: list[dict[str, Any]]) -> None:
+    """Add to each model the first one's median inference time over its own: 2 is twice as fast."""
+    first = measured[0]["latency_ms"]["inference"]["p50"]
+    for model in measured:
+        model["speed_ratio"] = round(first / model["latency_ms"]["inference"]["p50"], 3)
+
+
+def _print(measured: list[dict[str, Any]], settings: dict[str, Any], machine: str) -> None:
+    print(machine)
+    print("{runs} runs a model in {turns} processes after {warm_up} of warm-up each; frames: {frames}".format(**settings))
+    stages = [f"{stage}\np50/90/99 ms" for stage in ("inference", "total")]
+    columns = ["model", "runtime", "file", "runs in", "letterbox\np50 ms", stages[0], "map back\np50 ms", stages[1]]
+    columns += ["frames/s\n(slots)", "load\ns", "peak\nMiB", "speed\nratio"]
+    console.print_table(columns, [_row(model) for model in measured])
+
+
+def _row(model: dict[str, Any]) -> list[str]:
+    latency, precision = model["latency_ms"], model["precision"]
+    spreads = {
+        stage: " / ".join(f"{latency[stage][point]:.1f}" for point in ("p50", "p90", "p99")) for stage in ("inference", "total")
+    }
+    executed = precision["executed"]
+    if executed in ("f32", "bf16", "f16") and executed != precision["asked"]:
+        executed += f", {precision['asked']} asked"
+    memory = model["peak_memory_mib"]
+    return [
+        model["file"],
+        f"{model['runtime']} {model['device']}",
+        precision["file"],
+        executed,
+        f"{latency['letterbox']['p50']:.2f}",
+        spreads["inference"],
+        f"{latency['map_back']['p50']:.2f}",
+        spreads["total"],
+        f"{model['frames_per_s']:.1f} ({model['slots']})",
+        f"{model['load_s']:.2f}",
+        "unknown" if memory is None else f"{memory:.0f}",
+        f"{model['speed_ratio']:.2f}",
+    ]
