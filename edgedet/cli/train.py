@@ -1,0 +1,73 @@
+"""`edgedet train`: a data set and, best, a pretrained checkpoint in; a detector out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+import typer
+
+from edgedet.console import print_json, say
+from edgedet.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgedet.training.config import TrainingConfig
+
+RUNS = Path("runs/train")
+
+
+def command(
+    data: Optional[Path] = typer.Option(None, help="Data set: a COCO JSON, a VOC or YOLO folder; its train and val splits are found."),
+    model: str = typer.Option("yolox-nano", help="Model to train: yolox-nano, -tiny, -s, -m, -l, -x."),
+    init: Optional[Path] = typer.Option(None, help="Checkpoint to start from; classes it shares with the data keep their weights."),
+    val: Optional[Path] = typer.Option(None, help="Validation data, where the data set has no val split."),
+    classes: Optional[str] = typer.Option(None, help="Train on these classes only, in this order: person,car"),
+    epochs: Optional[int] = typer.Option(None, help="Passes over the data. Default: 1300 steps' worth from --init, 30 000 without; 10 to 300."),
+    batch: int = typer.Option(16, help="Images a step and device."),
+    size: Optional[int] = typer.Option(None, help="Side of the square input in pixels. Default: the model's."),
+    lr: Optional[float] = typer.Option(None, help="Peak learning rate. Default: .001 at batch 16, growing with its root."),
+    seed: int = typer.Option(0, help="Everything random follows from it."),
+    devices: int = typer.Option(1, help="Devices, each its own process."),
+    accelerator: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
+    precision: str = typer.Option("auto", help="auto (bf16-mixed on CUDA, else 32-true), 32-true, bf16-mixed or 16-mixed."),
+    workers: int = typer.Option(2, help="Threads that prepare images."),
+    out: Optional[Path] = typer.Option(None, help="Run folder. Default: runs/train/<data>-<model>, numbered."),
+    resume: Optional[Path] = typer.Option(None, help="Run folder to go on with; takes no other option."),
+    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+) -> None:
+    """Train a detector; the run folder holds best.safetensors, curves and predictions.
+
+    A stopped run goes on with --resume to the same end.
+
+    Example: `edgedet train --data bccd --model yolox-nano --init yolox_nano.pth`
+    """
+    if (data is None) == (resume is None):
+        raise UsageError("give either --data for a new run or --resume for one that stopped")
+    from edgedet.training import loop
+    from edgedet.training.config import TrainingConfig
+
+    if resume is not None:
+        result = loop.resume(resume)
+    else:
+        assert data is not None
+        names = tuple(name.strip() for name in classes.split(",")) if classes else None
+        result = loop.train(
+            TrainingConfig(
+                data=data, out=out or _new_folder(data, model), model=model, val=val, classes=names, init=init,
+                epochs=epochs, batch=batch, size=size, lr=lr, seed=seed, workers=workers,
+                devices=devices, accelerator=accelerator, precision=precision,
+            )
+        )  # fmt: skip
+    say(f"best of {result.epochs} epochs: {result.epoch}, AP {result.ap:.3f}, AP50 {result.ap50:.3f}: {result.best}")
+    if as_json:
+        print_json(asdict(result))
+    else:
+        print(result.best)
+
+
+def _new_folder(data: Path, model: str) -> Path:
+    """The first folder of the default name that does not exist."""
+    name = f"{data.stem}-{model}"
+    folders = (RUNS / (name if number == 1 else f"{name}-{number}") for number in range(1, 10_000))
+    return next(folder for folder in folders if not folder.exists())

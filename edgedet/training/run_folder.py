@@ -1,0 +1,53 @@
+"""The folder of a training run: what a crash must not lose, and what a person looks at."""
+
+from __future__ import annotations
+
+import csv
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgedet import artifact
+from edgedet.errors import ArtifactError
+
+STATE, METRICS, BEST, LAST = "resume.pt", "metrics.csv", "best.safetensors", "last.safetensors"
+
+
+def save_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write all that the next epoch depends on, whole or not at all."""
+    with artifact.writing(folder / STATE) as (temporary,):
+        torch.save(dict(state), temporary)
+
+
+def load_state(folder: Path) -> dict[str, Any] | None:
+    """What `save_state` wrote, on the CPU; None where no epoch was finished."""
+    path = folder / STATE
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ArtifactError(f"{path}: not a readable training state; start the run anew") from error
+
+
+def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write one row an epoch as CSV; an empty field is an epoch that was not evaluated."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    artifact.write_text(folder / METRICS, buffer.getvalue())
+
+
+def read_metrics(folder: Path, epochs: int) -> list[dict[str, Any]]:
+    """The rows of the first epochs, as numbers; None where a field is empty."""
+    path = folder / METRICS
+    if epochs == 0 or not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
+    return [{**row, "epoch": int(row["epoch"] or 0)} for row in rows[:epochs]]
