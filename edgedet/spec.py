@@ -29,14 +29,15 @@ class Suppression:
     mode: `none` leaves candidates in the file and the host suppresses.
     iou_threshold: above it the lower-scored box of a class goes. min_score:
     the floor baked into the file. candidates: how many of the best scores go
-    into suppression. max_detections: D, the rows of the final output.
+    into suppression. max_detections: D, the rows of the final output. Floor
+    and cut together cost .0004 AP (docs/decisions/0002).
     needed: False for set predictors (DETR), which only take the best D.
     """
 
     mode: NmsMode = "onnx"
     iou_threshold: float = 0.65
-    min_score: float = 0.01
-    candidates: int = 1000
+    min_score: float = 0.001
+    candidates: int = 512
     max_detections: int = 300
     needed: bool = True
 

@@ -63,10 +63,9 @@ def check_size(detector: Detector, size_hw: tuple[int, int]) -> None:
     """Raise ExportError where the network cannot take the size; the message names the nearest that it can."""
     multiple = detector.size_multiple
     if any(side % multiple for side in size_hw):
-        nearest = "x".join(str(max(round(side / multiple), 1) * multiple) for side in size_hw)
-        raise ExportError(
-            f"input size {size_hw[0]}x{size_hw[1]} must be a multiple of {multiple} each way; try --size {nearest}"
-        )
+        height, width = (max(round(side / multiple), 1) * multiple for side in size_hw)
+        given = f"{size_hw[0]}x{size_hw[1]}"
+        raise ExportError(f"input size {given} is no multiple of {multiple} each way; try --size {height}x{width}")
 
 
 def with_input(spec: ModelSpec, *, size_hw: tuple[int, int] | None = None, batch: int | None = 1) -> ModelSpec:

@@ -40,9 +40,7 @@ def spec_of(model: onnx.ModelProto, *, where: str) -> ModelSpec:
     for entry in model.metadata_props:
         if entry.key == KEY:
             return ModelSpec.from_json(entry.value, where=where)
-    raise SpecError(
-        f"{where}: carries no edgedet spec, so its classes, letterbox and outputs are unknown; make it with `edgedet export`"
-    )
+    raise SpecError(f"{where}: carries no edgedet spec, so what it takes and gives is unknown; make it with `edgedet export`")
 
 
 def write(path: Path, model: onnx.ModelProto, spec: ModelSpec) -> Path:
@@ -54,10 +52,7 @@ def write(path: Path, model: onnx.ModelProto, spec: ModelSpec) -> Path:
     model.metadata_props.add(key=KEY, value=spec.to_json())
     opset = {entry.domain: entry.version for entry in model.opset_import}
     if opset != {"": OPSET}:
-        raise ExportError(
-            f"{path.name}: the graph needs opsets {opset} but only opset {OPSET} runs on every target; this is a defect of the exporter"
-        )
-    # Not ByteSize(), which fails above 2 GiB.
+        raise ExportError(f"{path.name}: needs opsets {opset}, but only opset {OPSET} runs on every target; report this")
     weights = path.with_name(path.name + ".data")
     targets = (path, weights) if weight_bytes(model) > EXTERNAL_BYTES else (path,)
     with artifact.writing(*targets) as (temporary, *_):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgedet.errors import RuntimeUnavailable
+from edgedet.runtimes.contract import as_input
 from edgedet.runtimes.session import CANDIDATES, FINAL, Options, Outputs
 from edgedet.spec import ModelSpec
 
@@ -25,6 +27,32 @@ def available() -> str | None:
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed; pip install 'edgedet[export]'"
     return None
+
+
+def version() -> str:
+    """The version of torch."""
+    import torch
+
+    return torch.__version__
+
+
+def devices() -> list[str]:
+    """`cpu`, and `gpu` where torch finds a CUDA device."""
+    import torch
+
+    return ["cpu"] + ["gpu"] * torch.cuda.is_available()
+
+
+def version() -> str:
+    """The version of torch, as its package says."""
+    return importlib.metadata.version("torch")
+
+
+def devices() -> list[str]:
+    """`cpu`, and the CUDA devices torch finds."""
+    import torch
+
+    return ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
 
 
 def open(path: Path, options: Options) -> TorchSession:
@@ -90,7 +118,7 @@ class TorchSession:
         import torch
 
         with torch.inference_mode():
-            candidates = self._graph.candidates(torch.from_numpy(images).to(self._device))
+            candidates = self._graph.candidates(torch.from_numpy(as_input(images, self.spec)).to(self._device))
             found = {}
             if self.spec.suppression.mode != "none":
                 found |= zip(FINAL, self._graph.finish(candidates), strict=True)
