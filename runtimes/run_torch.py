@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -41,18 +40,6 @@ def devices() -> list[str]:
     import torch
 
     return ["cpu"] + ["gpu"] * torch.cuda.is_available()
-
-
-def version() -> str:
-    """The version of torch, as its package says."""
-    return importlib.metadata.version("torch")
-
-
-def devices() -> list[str]:
-    """`cpu`, and the CUDA devices torch finds."""
-    import torch
-
-    return ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
 
 
 def open(path: Path, options: Options) -> TorchSession:
