@@ -48,13 +48,15 @@ def track(items: Iterable[Item], label: str, *, total: int | None = None, rate_u
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
-    """Print a table to stdout; the first column is left-aligned, the others right."""
+    """Print a table to stdout; columns of figures are right-aligned, those of words left."""
     from rich.console import Console
     from rich.table import Table
 
+    rows = list(rows)
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        figures = index > 0 and all(row[index][:1] in "0123456789+-−—." for row in rows)
+        table.add_column(column, justify="right" if figures else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     # A pipe has no width: wide enough that no figure is folded.
