@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -178,7 +178,7 @@ class Report:
 
     truth: where the boxes that AP is scored against come from. min_score:
     detections from this score on are compared. unreadable: one message an image
-    that could not be used. environment: machine and versions.
+    that could not be used.
     """
 
     reference: Side
@@ -189,7 +189,6 @@ class Report:
     unreadable: tuple[str, ...]
     truth: str
     min_score: float
-    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def failures(self) -> list[str]:

@@ -1,0 +1,108 @@
+"""`edgedet validate`: does a model give the answers of its reference, on the user's own images?"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from edgedet import console
+from edgedet.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgedet.runtimes.figures import Report
+
+
+def command(
+    reference: str = typer.Argument(help="The model to trust: a checkpoint, or an exported file."),
+    others: list[str] = typer.Argument(
+        ..., metavar="OTHER...", help="What to compare with it; `model.onnx@openvino` names the runtime."
+    ),
+    data: Path = typer.Option(..., "--data", "-d", help="COCO JSON, VOC or YOLO folder, or plain images."),
+    split: str | None = typer.Option(None, help="train or val, where the data has them; all by default."),
+    max_images: int | None = typer.Option(None, min=1, help="Use only the first so many."),
+    min_score: float = typer.Option(0.05, min=0, max=1, help="Compare detections that score at least this on either side."),
+    max_ap_drop: float | None = typer.Option(None, help="Gate: the reference's AP minus the other's, such as 0.002."),
+    max_box_error: float | None = typer.Option(
+        None, min=0, help="Gate: the worst coordinate of a matched box, in image pixels."
+    ),
+    max_score_drift: float | None = typer.Option(None, min=0, help="Gate: the worst change of a matched score."),
+    min_match: float | None = typer.Option(
+        None, min=0, max=1, help="Gate: share of the detections with a partner, such as 0.999."
+    ),
+    device: str = typer.Option("auto", help="auto, cpu, gpu, or a runtime's own name."),
+    inference_precision: Literal["f32", "bf16", "f16"] = typer.Option(
+        "f32", help="What the others compute in; the reference stays at f32."
+    ),
+    graph_optimization: Literal["default", "off"] = typer.Option(
+        "default", help="off shows what the others' optimiser changes."
+    ),
+    out: Path | None = typer.Option(None, help="Where report.json and report.html go; by default below runs/validate."),
+    json: bool = typer.Option(False, "--json", help="Print report.json instead of the table."),
+) -> None:
+    """Compare models with a reference on your images; exit 1 where a gate is missed.
+
+    Example: `edgedet validate yolox_nano.pth yolox-nano-416-fp16.onnx --data coco128/instances_val.json --max-ap-drop 0.002`
+    """
+    from edgedet.runtimes import parity, report
+    from edgedet.runtimes.figures import Gates
+    from edgedet.runtimes.recording import Target
+    from edgedet.runtimes.session import Options
+
+    report.require_libraries()
+    options = Options(device=device, inference_precision=inference_precision, graph_optimization=graph_optimization)
+    targets = [Target.parse(other, options) for other in others]
+    folder = out or Path("runs/validate") / _folder_name(reference, others)
+    _require_folder(folder)
+    found = parity.validate(
+        Target.parse(reference, Options(device=device)),
+        targets,
+        data,
+        split=split,
+        max_images=max_images,
+        min_score=min_score,
+        gates=Gates(max_ap_drop, max_box_error, max_score_drift, min_match),
+    )
+    _, page = report.write(folder, found, command=_command_line())
+    if json:
+        console.print_json(report.to_dict(found, command=_command_line()))
+    else:
+        _show(found)
+    console.say(f"report: {page}")
+    found.require_gates()
+
+
+def _folder_name(reference: str, others: list[str]) -> str:
+    """The one other's name, or the reference's where there are several."""
+    return Path(others[0] if len(others) == 1 else reference).name.replace("@", "-in-")
+
+
+def _require_folder(folder: Path) -> None:
+    """Refuse an --out that is a file before minutes of work."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder} is a file; name a folder")
+
+
+def _show(found: Report) -> None:
+    """Print the table of figures, then the gates, then what was wrong with the data."""
+    from edgedet.runtimes import report
+
+    columns, rows = report.summary(found)
+    console.print_table(columns, rows, title=f"{found.images} images of {found.dataset}; AP against {found.truth}")
+    for comparison in found.comparisons:
+        for gate in comparison.gates:
+            print(f"{'passed' if gate.passed else 'MISSED'}  {comparison.other.label}: {gate}")
+        for note in comparison.notes:
+            console.say(f"{comparison.other.label}: {note}")
+    if found.problems:
+        console.say(f"data: {found.problems}")
+    for message in found.unreadable:
+        console.say(f"data: {message}")
+
+
+def _command_line() -> str:
+    """The command as typed, absolute paths cut to their names."""
+    return shlex.join(["edgedet", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])])
