@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -57,3 +62,54 @@ def people_mp4() -> Path:
 def tud_campus() -> Path:
     """MOTChallenge detections and ground truth of TUD-Campus."""
     return _shared("data/mot/TUD-Campus")
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a clean copy of what git tracks or would."""
+    folder = tmp_path_factory.mktemp("wheel")
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, files.split("\0")):
+        if (ROOT / name).exists():
+            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "source" / name).write_bytes((ROOT / name).read_bytes())
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(folder / "source")]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def street_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded detector as an fp32 ONNX file."""
+    from edgedet import assets
+    from edgedet.export.to_onnx import to_onnx
+    from edgedet.models import checkpoint
+
+    detector, spec = checkpoint.load(assets.street_nano())
+    return to_onnx(detector, replace(spec, batch=1), tmp_path_factory.mktemp("street") / "street.onnx")
+
+
+class Ended(NamedTuple):
+    """How a command ended and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def edgedet_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Runs the command line in this process: `edgedet_cli("export", path, "--to", "onnx")`."""
+    from edgedet.cli.main import main
+
+    def run(*arguments: str | Path) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["edgedet", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Ended(ended.value.code or 0, printed.out, printed.err)
+
+    return run

@@ -33,6 +33,23 @@ def _root(
     pass
 
 
+EXTRAS = {
+    "torch": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxsim": "export",
+    "safetensors": "export",
+    "lightning_fabric": "train",
+    "openvino": "openvino",
+    "scipy": "tracking",
+    "faster_coco_eval": "eval",
+    "matplotlib": "eval",
+    "jinja2": "eval",
+    "defusedxml": "eval",
+}
+"""Library → the extra that brings it."""
+
+
 for _verb in plugins.names("edgedet.cli"):
     if _verb != "main":
         app.command(_verb)(plugins.find("edgedet.cli", _verb).command)
@@ -46,6 +63,14 @@ def main() -> None:
     except (errors.EdgedetError, errors.GateFailed) as error:
         print(f"edgedet: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in EXTRAS:
+            raise
+        print(
+            f"edgedet: this needs {library}, which is not installed; pip install 'edgedet[{EXTRAS[library]}]'", file=sys.stderr
+        )
+        sys.exit(2)
     except KeyboardInterrupt:
         print("edgedet: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -1,0 +1,79 @@
+"""README's commands run, and its support table is the one edgedet prints."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from edgedet import support
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, yolox_nano_pth: Path, coco_val: Path, people_mp4: Path) -> Path:
+    """A folder with what the README speaks of: a checkpoint, images, a short clip, a data set."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copy(yolox_nano_pth, folder)
+    (folder / "images").mkdir()
+    for photo in sorted((coco_val.parent / "images").glob("*.jpg"))[:4]:
+        shutil.copy(photo, folder / "images")
+    _write_clip(people_mp4, folder / "clip.mp4")
+    _write_data_set(folder / "my-dataset")
+    return folder
+
+
+def _write_clip(source: Path, target: Path) -> None:
+    reader, writer = cv2.VideoCapture(str(source)), None
+    for _ in range(20):
+        frame = reader.read()[1]
+        writer = writer or cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), 10, frame.shape[1::-1])
+        writer.write(frame)
+    writer.release()
+
+
+def _write_data_set(folder: Path) -> None:
+    """Eight images of one square each, in YOLO's form."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    (folder / "classes.txt").write_text("square\n")
+    for i in range(8):
+        image = np.full((120, 160, 3), 90, np.uint8)
+        cv2.rectangle(image, (20 + 5 * i, 30), (60 + 5 * i, 70), (0, 0, 255), -1)
+        cv2.imwrite(str(folder / "images" / f"{i}.png"), image)
+        (folder / "labels" / f"{i}.txt").write_text(f"0 {(40 + 5 * i) / 160} {50 / 120} .25 {40 / 120}\n")
+
+
+def test_every_command_runs(workplace: Path):
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    commands = [line for block in blocks("sh") for line in block.splitlines() if line and not line.startswith("#")]
+    assert len(commands) >= 8
+    for command in commands:
+        done = subprocess.run(shlex.split(command), cwd=workplace, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_python_example_runs_on_what_the_commands_left(workplace: Path):
+    (program,) = blocks("python")
+    done = subprocess.run([sys.executable, "-c", program], cwd=workplace, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "person" in done.stdout
+
+
+def test_the_support_table_is_the_one_edgedet_prints():
+    (shown,) = re.findall(r"<!-- support -->\n(.*)<!-- /support -->", README, flags=re.DOTALL)
+    assert shown == support.markdown(support.read())
