@@ -156,4 +156,6 @@ def _show(tally: _Tally, json: bool) -> None:
     title += f", {figures['fps']:.1f} fps" if figures["fps"] else ""
     title += "" if figures["tracks"] is None else f", {figures['tracks']} tracks"
     rows = [(name, str(count), f"{count / tally.frames:.2f}") for name, count in figures["objects"].items()]
-    console.print_table(("class", "seen", "a frame"), rows, title=title)
+    print(title)
+    if rows:
+        console.print_table(("class", "seen", "a frame"), rows)

@@ -21,18 +21,21 @@ def draw(image: np.ndarray, detections: Detections, classes: Sequence[str], *, l
     """A copy of the image with its objects drawn on it.
 
     image: (H, W, 3) uint8 BGR. classes: names, in label order. lines: status
-    texts for the top left corner. A tracked object has the colour of its id,
+    texts for the bottom left corner, where labels seldom are. A tracked object has the colour of its id,
     another that of its class.
     """
     canvas = image.copy()
     text_height = max(min(image.shape[:2]) // 40, 8)
     keys = detections.labels if detections.track_ids is None else detections.track_ids
-    # The least certain first, so that the surest lie on top.
-    for i in np.argsort(detections.scores, kind="stable"):
-        _draw_box(canvas, detections.boxes[i], _label(detections, i, classes), colour_of(int(keys[i])), text_height)
-    y = 0
-    for line in lines:
-        y = _draw_text(canvas, line, (0, y), _DARK, text_height)
+    order = np.argsort(detections.scores, kind="stable")  # the surest lie on top, and every label on every box
+    corners = np.clip(np.round(detections.boxes), -32768, 32767).astype(int)
+    for i in order:
+        _draw_box(canvas, corners[i], colour_of(int(keys[i])), max(text_height // 6, 1))
+    for i in order:
+        place = (corners[i, 0], corners[i, 1] - _line_height(text_height))
+        _draw_text(canvas, _label(detections, i, classes), place, colour_of(int(keys[i])), text_height)
+    for row, line in enumerate(reversed(lines), 1):
+        _draw_text(canvas, line, (0, canvas.shape[0] - row * _line_height(text_height)), _DARK, text_height)
     return canvas
 
 
@@ -68,17 +71,15 @@ def _label(detections: Detections, i: int, classes: Sequence[str]) -> str:
     return f"{class_name(classes, int(detections.labels[i]))}{identity} {detections.scores[i]:.2f}"
 
 
-def _draw_box(canvas: np.ndarray, box: np.ndarray, text: str, colour: Colour, text_height: int) -> None:
-    """Draw one box on a dark rim, which keeps it visible on its own colour, and its label above or inside."""
-    left, top, right, bottom = (int(v) for v in np.clip(np.round(box), -32768, 32767))
-    width = max(text_height // 6, 1)
+def _draw_box(canvas: np.ndarray, corners: np.ndarray, colour: Colour, width: int) -> None:
+    """Draw one box (4,) xyxy integers on a dark rim, which keeps it visible on its own colour."""
+    left, top, right, bottom = corners.tolist()
     cv2.rectangle(canvas, (left, top), (right, bottom), _DARK, width + 2)
     cv2.rectangle(canvas, (left, top), (right, bottom), colour, width)
-    _draw_text(canvas, text, (left, top - _line_height(text_height)), colour, text_height)
 
 
-def _draw_text(canvas: np.ndarray, text: str, corner_xy: tuple[int, int], ground: Colour, text_height: int) -> int:
-    """Draw a line of text on a plate of the ground colour, moved inside the image; returns where the next line starts."""
+def _draw_text(canvas: np.ndarray, text: str, corner_xy: tuple[int, int], ground: Colour, text_height: int) -> None:
+    """Draw a line of text on a plate of the ground colour, moved inside the image."""
     thickness = max(text_height // 9, 1)
     scale = cv2.getFontScaleFromHeight(_FONT, text_height, thickness)
     (text_width, _), _ = cv2.getTextSize(text, _FONT, scale, thickness)
@@ -89,7 +90,6 @@ def _draw_text(canvas: np.ndarray, text: str, corner_xy: tuple[int, int], ground
     ink = _DARK if 0.114 * blue + 0.587 * green + 0.299 * red > 128 else _LIGHT
     cv2.rectangle(canvas, (x, y), (x + text_width + 2 * pad, y + line_height), ground, cv2.FILLED)
     cv2.putText(canvas, text, (x + pad, y + text_height + pad), _FONT, scale, ink, thickness, cv2.LINE_AA)
-    return y + line_height
 
 
 def _line_height(text_height: int) -> int:

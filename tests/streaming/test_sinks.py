@@ -1,0 +1,191 @@
+"""Sinks: what they write is read back; what cannot be written is refused before any work; nothing half-written stays."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+
+import cv2
+import numpy as np
+import pytest
+
+from edgedet.detections import Detections
+from edgedet.errors import OutputError, UsageError
+from edgedet.streaming.frame import Frame
+from edgedet.streaming.sinks.jsonl import JsonLinesSink
+from edgedet.streaming.sinks.video import VideoSink
+from edgedet.streaming.sinks.window import WindowSink
+
+ONE = Detections(np.float32([[10.126, 20, 50.5, 60]]), np.float32([0.87654]), np.int32([1]), track_ids=np.array([3]))
+
+
+def frame(index, *, size=(120, 160), fps=10.0, grey=60):
+    return Frame(np.full((*size, 3), grey, np.uint8), index, index / fps, "clip.mp4")
+
+
+def frames_of(path):
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while (read := capture.read())[0]:
+        frames.append(read[1])
+    return frames
+
+
+def test_a_written_video_plays_with_every_frame_and_its_boxes(tmp_path):
+    path = tmp_path / "deep" / "out.mp4"
+    with VideoSink(path, classes=["a", "b"], fps=10) as sink:
+        for index in range(25):
+            sink.write(frame(index), ONE)
+        assert not path.exists()  # not before it is whole
+    frames = frames_of(path)
+    assert len(frames) == 25
+    assert frames[0].shape == (120, 160, 3)
+    assert np.abs(frames[0].astype(int) - 60).max() > 60  # something is drawn
+    assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS) == 10
+    assert os.listdir(path.parent) == ["out.mp4"]  # noqa: PTH208
+
+
+def test_slow_frames_are_repeated_so_that_the_video_shows_true_time(tmp_path):
+    with VideoSink(tmp_path / "out.mp4", classes=[], fps=30) as sink:
+        for index in range(10):
+            sink.write(frame(index, fps=10), Detections.empty())
+        sink.write(Frame(frame(0).image, 11, 1000.0, "camera 0"), Detections.empty())  # back after a quarter of an hour
+    assert len(frames_of(tmp_path / "out.mp4")) == 1 + 9 * 3 + 30  # an outage fills one second at most
+
+
+def test_frames_of_other_sizes_are_fitted_into_the_first(tmp_path):
+    with VideoSink(tmp_path / "out.mp4", classes=[], fps=10) as sink:
+        for index, size in enumerate([(121, 161), (60, 200), (300, 100)]):
+            sink.write(frame(index, size=size, grey=250), Detections.empty())
+    frames = frames_of(tmp_path / "out.mp4")
+    assert [image.shape for image in frames] == [(120, 160, 3)] * 3  # made even
+    assert frames[1][0, 80].max() < 40  # bars above and below the wide one
+    assert frames[1][60, 80].min() > 200
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, GeneratorExit])
+def test_what_was_written_before_ctrl_c_or_an_early_stop_is_kept(tmp_path, kind):
+    with (
+        suppress(kind),
+        VideoSink(tmp_path / "o.mp4", classes=[], fps=10) as video,
+        JsonLinesSink(tmp_path / "o.jsonl", classes=[]) as lines,
+    ):
+        for index in range(5):
+            video.write(frame(index), ONE)
+            lines.write(frame(index), ONE)
+        raise kind
+    assert len(frames_of(tmp_path / "o.mp4")) == 5
+    assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 5
+
+
+def test_an_error_leaves_what_stood_there_before_and_nothing_else(tmp_path):
+    for name in ("out.mp4", "out.jsonl"):
+        (tmp_path / name).write_text("of yesterday")
+    for sink in (VideoSink(tmp_path / "out.mp4", classes=[], fps=10), JsonLinesSink(tmp_path / "out.jsonl", classes=[])):
+        sink.write(frame(0), ONE)
+        sink.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.mp4"]
+    assert (tmp_path / "out.mp4").read_text() == (tmp_path / "out.jsonl").read_text() == "of yesterday"
+
+
+def test_a_stream_without_frames_writes_no_video(tmp_path):
+    with VideoSink(tmp_path / "out.mp4", classes=[], fps=10):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_closing_twice_does_no_harm(tmp_path):
+    for sink in (VideoSink(tmp_path / "out.mp4", classes=[], fps=10), JsonLinesSink(tmp_path / "out.jsonl", classes=[])):
+        sink.write(frame(0), ONE)
+        with sink, sink:
+            pass
+
+
+def test_a_json_line_says_what_was_found(tmp_path):
+    with JsonLinesSink(tmp_path / "out.jsonl", classes=["cat", "dog"]) as sink:
+        sink.write(frame(7), ONE)
+        sink.write(frame(8), Detections(ONE.boxes, ONE.scores, ONE.labels))
+        sink.write(frame(9), Detections.empty())
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    box = {"box": [10.13, 20.0, 50.5, 60.0], "score": 0.8765, "label": 1, "class": "dog"}
+    assert lines[0] == {
+        "source": "clip.mp4",
+        "frame": 7,
+        "time_s": 0.7,
+        "size": [160, 120],
+        "objects": [{**box, "track_id": 3}],
+    }
+    assert lines[1]["objects"] == [box]
+    assert lines[2]["objects"] == []
+
+
+@pytest.mark.parametrize(
+    "make", [lambda path: VideoSink(path, classes=[], fps=10), lambda path: JsonLinesSink(path, classes=[])]
+)
+def test_a_place_that_cannot_be_written_is_refused_when_the_sink_is_made(tmp_path, make):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(OutputError, match=r"a part of this path is a file|a file stands where a folder is needed"):
+        make(tmp_path / "file" / "out.mp4")
+    with pytest.raises(OutputError, match=r"folder\.mp4: is a folder"):
+        make(tmp_path / "folder.mp4")
+
+
+def test_a_video_is_only_written_as_mp4(tmp_path):
+    with pytest.raises(UsageError, match=r"out\.gif: video is written as \.mp4"):
+        VideoSink(tmp_path / "out.gif", classes=[], fps=10)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    done = mount and subprocess.run([mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True)
+    if not done or done.returncode:
+        pytest.skip("a small tmpfs cannot be mounted here (needs root)")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(sink, image, count):
+    with sink:
+        for index in range(count):
+            sink.write(Frame(image, index, index / 10, "noise"), ONE)
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(small_disk):
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    with pytest.raises(OutputError, match=r"out\.mp4: .*disk full"):
+        fill(VideoSink(small_disk / "out.mp4", classes=["a", "b"], fps=10), noise, 60)
+    assert list(small_disk.iterdir()) == []
+    with pytest.raises(OutputError, match=r"out\.jsonl: cannot be written: the disk is full"):
+        fill(JsonLinesSink(small_disk / "out.jsonl", classes=["a", "b"]), noise, 10_000)
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_window_without_a_display_is_refused(monkeypatch):
+    if not sys.platform.startswith("linux"):
+        pytest.skip("other systems always have a display")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(OutputError, match="use --save"):
+        WindowSink("clip", classes=[])
+
+
+def test_a_window_shows_frames_until_q_is_pressed(monkeypatch):
+    shown, keys = [], [-1, ord("q")]  # a window needs a display; what is tested is what the sink asks of OpenCV
+    monkeypatch.setenv("DISPLAY", ":0")
+    for name in ("namedWindow", "resizeWindow", "destroyAllWindows"):
+        monkeypatch.setattr(cv2, name, lambda *arguments: None)
+    monkeypatch.setattr(cv2, "imshow", lambda title, image: shown.append(image.shape))
+    monkeypatch.setattr(cv2, "waitKey", lambda delay_ms: keys.pop(0))
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda title, name: 1.0)
+    with WindowSink("clip", classes=["a", "b"]) as window:
+        window.write(frame(0), ONE)
+        assert not window.closed
+        window.write(frame(1), ONE)
+        assert window.closed
+    assert shown == [(120, 160, 3)] * 2
