@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from edgedet.detections import Detections
-from edgedet.errors import SourceError
+from edgedet.errors import RuntimeUnavailable, SourceError
 from edgedet.images import image_paths, read_image
 from edgedet.runtimes.detector import LoadedDetector
 from edgedet.runtimes.machine import memory_status
@@ -123,7 +124,12 @@ def _share(job: Job, turn: int, turns: int) -> Job:
 def measure_alone(job: Job) -> Samples:
     """What `measure` finds in a fresh process: two sessions in one disturb each other, by up to twice."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(measure, job).result()
+        try:
+            return process.submit(measure, job).result()
+        except BrokenProcessPool as error:
+            raise RuntimeUnavailable(
+                f"{job.target.name}: its process died: the runtime crashed or memory ran out; try it alone, or on --device cpu"
+            ) from error
 
 
 def measure(job: Job) -> Samples:

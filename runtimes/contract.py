@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,14 @@ def read_spec(text: str | None, path: Path) -> ModelSpec:
             "write it with `edgedet export CHECKPOINT --to onnx` (or `--to openvino`)"
         )
     return ModelSpec.from_json(text, where=str(path))
+
+
+def check_input(shape: Sequence[int | None], spec: ModelSpec, path: Path) -> None:
+    """Raise SpecError where the file's input is not what its spec says; shape: the file's, None where any number fits."""
+    height, width = spec.size_hw
+    told = (spec.batch, height, width, 3) if spec.input_layout == "uint8-nhwc" else (spec.batch, 3, height, width)
+    if tuple(shape) != told:
+        raise SpecError(f"{path}: its input is {tuple(shape)} but its spec says {told}; one was altered: export it again")
 
 
 def as_input(images: np.ndarray, spec: ModelSpec) -> np.ndarray:

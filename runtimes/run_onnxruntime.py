@@ -11,7 +11,7 @@ import numpy as np
 
 from edgedet.artifact import require_file
 from edgedet.errors import ArtifactError, RuntimeUnavailable, UsageError
-from edgedet.runtimes.contract import as_input, read_spec
+from edgedet.runtimes.contract import as_input, check_input, read_spec
 from edgedet.runtimes.session import CANDIDATES, Options, Outputs
 from edgedet.spec import KEY
 
@@ -67,7 +67,9 @@ class OnnxRuntimeSession:
         self.spec = read_spec(self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
         self.slots = len(os.sched_getaffinity(0)) if options.performance == "throughput" and not on_gpu else 1
         self.facts = {"device": "gpu" if on_gpu else "cpu", "precision": "as in the file"}
-        self._input = self._session.get_inputs()[0].name
+        entry = self._session.get_inputs()[0]
+        check_input([side if isinstance(side, int) else None for side in entry.shape], self.spec, path)
+        self._input = entry.name
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._pool = ThreadPoolExecutor(self.slots, thread_name_prefix="onnxruntime")
 
@@ -131,7 +133,7 @@ def _load(path: Path, options: Options, providers: list[Any]) -> Any:
     try:
         return onnxruntime.InferenceSession(model, settings, providers=providers)
     except (*refusals, state.RuntimeException) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition("failed:")[2] or str(error).splitlines()[0]
         raise ArtifactError(
             f"{path}: ONNX Runtime cannot load it ({reason}); it is truncated or no ONNX file: export it again"
         ) from error

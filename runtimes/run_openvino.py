@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from edgedet.artifact import require_file
+from edgedet.artifact import output_errors, require_file
 from edgedet.errors import ArtifactError, RuntimeUnavailable, UsageError
-from edgedet.runtimes.contract import as_input, read_spec
+from edgedet.runtimes.contract import as_input, check_input, read_spec
 from edgedet.runtimes.session import CANDIDATES, FINAL, Options, Outputs
 from edgedet.spec import KEY
 
@@ -57,11 +57,14 @@ class OpenVinoSession:
         device = _device(options.device, [name.lower() for name in core.available_devices])
         model = _read(path)
         self.spec = read_spec(_spec_text(model), path)
+        shape = model.input(0).partial_shape
+        check_input([side.get_length() if side.is_static else None for side in shape], self.spec, path)
         if options.outputs == "candidates":
             _add_candidates(path, model)
-        self._compiled = core.compile_model(model, device.upper(), _config(options))
+        self._compiled = _compile(core, path, model, device, options)
         self.slots = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self.facts = {"device": device, "precision": _executed_precision(self._compiled)}
+        _refuse_other_precision(path, asked=options.inference_precision, facts=self.facts)
         self._input = self._compiled.input(0)
         self._names = [_contract_name(output) for output in self._compiled.outputs]
         self._idle: SimpleQueue[Any] = SimpleQueue()
@@ -110,8 +113,31 @@ def _config(options: Options) -> dict[str, Any]:
         "PERFORMANCE_HINT": options.performance.upper(),
     }
     if options.cache is not None:
+        with output_errors(options.cache):
+            options.cache.mkdir(parents=True, exist_ok=True)
         config["CACHE_DIR"] = str(options.cache)
     return config
+
+
+def _compile(core: Any, path: Path, model: Any, device: str, options: Options) -> Any:
+    """The openvino.CompiledModel of a model."""
+    config = _config(options)
+    try:
+        return core.compile_model(model, device.upper(), config)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise RuntimeUnavailable(
+            f"{path}: OpenVINO cannot compile it for {device} ({reason}); use --device cpu or another runtime"
+        ) from error
+
+
+def _refuse_other_precision(path: Path, *, asked: str, facts: dict[str, str]) -> None:
+    """Raise where float arithmetic does not run in the precision asked for; OpenVINO takes bf16 for f16 without a word."""
+    if facts["precision"] in ("f32", "bf16", "f16") and facts["precision"] != asked:
+        raise RuntimeUnavailable(
+            f"{path.name}: {asked} was asked for but OpenVINO on this {facts['device']} runs {facts['precision']}; "
+            f"use --inference-precision {facts['precision']} to have that, or f32"
+        )
 
 
 def _read(path: Path) -> Any:

@@ -32,6 +32,7 @@ def command(
     performance: Literal["latency", "throughput"] = typer.Option(
         "latency", help="Open for short latency or for many frames a second."
     ),
+    cache: Path | None = typer.Option(None, help="Folder where OpenVINO keeps compiled models, for a faster load."),
     json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Time model files here: letterbox, inference, mapping back, throughput, load, memory.
@@ -46,7 +47,7 @@ def command(
 
     if runs < turns:
         raise UsageError(f"--runs {runs} cannot be shared among --turns {turns}; give each turn one run at least")
-    options = Options(device=device, inference_precision=inference_precision, performance=performance)
+    options = Options(device=device, inference_precision=inference_precision, performance=performance, cache=cache)
     targets = [Target.parse(f"{model}@{runtime}" if runtime else model, options) for model in models]
     jobs = [benchmark.Job(target, images, runs, warm_up) for target in targets]
     here = machine.describe()
