@@ -68,7 +68,7 @@ def compose_mosaic(parts: Sequence[Example], size: int, fill: int, random: np.ra
 def warp(example: Example, size: int, fill: int, config: Augmentation, random: np.random.Generator) -> Example:
     """The example zoomed, turned, shifted and flipped into a size×size picture around its own centre."""
     matrix = _random_affine(example.image.shape[:2], size, config, random)
-    image = cv2.warpAffine(example.image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=(fill,) * 3)
+    image = cv2.warpAffine(example.image, _for_pixels(matrix), (size, size), flags=cv2.INTER_LINEAR, borderValue=(fill,) * 3)
     moved = transform_boxes(example.boxes, matrix)
     inside = np.clip(moved, 0, size)
     visible = area(inside) >= config.min_visible * area(moved)
@@ -87,6 +87,11 @@ def _random_affine(frame_hw: tuple[int, int], size: int, config: Augmentation, r
     linear = np.array([[cosine * mirror, -sine], [sine * mirror, cosine]])
     center = np.array([frame_hw[1], frame_hw[0]]) / 2
     return np.column_stack([linear, size / 2 + shift - linear @ center])
+
+
+def _for_pixels(matrix: np.ndarray) -> np.ndarray:
+    """The same map for OpenCV, which counts from the centre of the first pixel; boxes count from its corner."""
+    return np.column_stack([matrix[:, :2], matrix[:, 2] + matrix[:, :2].sum(axis=1) / 2 - 0.5])
 
 
 def transform_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:

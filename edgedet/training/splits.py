@@ -34,7 +34,7 @@ def _split(config: TrainingConfig, split: str, classes: Sequence[str] | None) ->
     try:
         return open_dataset(config.data, split=split, classes=classes)
     except DataError as error:
-        if not (config.val and split == "train"):
+        if config.data.exists():
             say(f"no {split} split: {error}")
         return None
 
