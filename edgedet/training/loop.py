@@ -193,6 +193,7 @@ class Trainer:
             self._best = {"ap": scores.ap, "ap50": scores.ap50, "epoch": epoch}
             checkpoint.save(config.out / run_folder.BEST, weights, spec)
         run_folder.write_metrics(config.out, self._rows)
+        pictures.draw_curves(config.out / "curves.png", self._rows)
         run_folder.save_state(config.out, self._state())
 
     def _evaluate(self) -> Scores:
