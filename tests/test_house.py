@@ -8,7 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from conftest import ROOT
+from places import ROOT
 
 if sys.version_info >= (3, 11):
     import tomllib
