@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -51,7 +51,7 @@ def command(
     try:
         with ExitStack() as stack:
             frames = stack.enter_context(open_source(source))
-            performance = "latency" if frames.live else "throughput"
+            performance: Literal["latency", "throughput"] = "latency" if frames.live else "throughput"
             # A tracker uses faint objects, so it gets all that the file gives.
             floor = None if tracker else min_score
             detector = stack.enter_context(

@@ -10,7 +10,7 @@ in a thread is raised in the caller's loop.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from difflib import get_close_matches
@@ -51,7 +51,7 @@ def stream(
     min_score: float | None = None,
     classes: Sequence[str] | None = None,
     sinks: Sequence[Sink] = (),
-) -> Iterator[Found]:
+) -> Generator[Found, None, None]:
     """Frames and the objects in them, in order, as an iterator.
 
     source: an address for `open_source`, or an open source. detector: any
@@ -100,7 +100,7 @@ def _labels(detector: Detect, classes: Sequence[str]) -> np.ndarray:
     return np.array([spec.classes.index(name) for name in classes], np.int32)
 
 
-def _run(source: Source, detector: Detect, refine: Refine, sinks: Sequence[Sink]) -> Iterator[Found]:
+def _run(source: Source, detector: Detect, refine: Refine, sinks: Sequence[Sink]) -> Generator[Found, None, None]:
     """The generator behind `stream`; closing it stops every thread."""
     with ExitStack() as stack:
         stack.enter_context(source)

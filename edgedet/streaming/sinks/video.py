@@ -14,6 +14,7 @@ from edgedet.errors import OutputError, UsageError
 from edgedet.letterbox import Letterbox
 from edgedet.streaming.frame import Frame
 from edgedet.streaming.overlay import Annotator
+from edgedet.streaming.quiet import quiet_opencv
 from edgedet.streaming.sinks.base import PendingFile
 from edgedet.streaming.sources.base import open_capture
 
@@ -55,16 +56,12 @@ class VideoSink:
         """An encoder for pictures of this size, made even: chroma has half the resolution."""
         height, width = (max(side - side % 2, 2) for side in size_hw)
         self._fit = Letterbox((height, width), "center", 0)
-        level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-        try:
+        with quiet_opencv():
             for codec in _CODECS:
                 fourcc = cv2.VideoWriter.fourcc(*codec)
                 writer = cv2.VideoWriter(str(self._pending.path), fourcc, self._fps, (width, height))
                 if writer.isOpened():
                     return writer
-        finally:
-            cv2.utils.logging.setLogLevel(level)
         raise OutputError(
             f"{self._pending.target}: this OpenCV encodes neither {' nor '.join(_CODECS)}; pip install opencv-python"
         )

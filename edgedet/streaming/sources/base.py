@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +12,7 @@ import cv2
 from edgedet import plugins
 from edgedet.errors import SourceError
 from edgedet.streaming.frame import Frame
+from edgedet.streaming.quiet import quiet_opencv
 
 
 class Source(Protocol):
@@ -53,13 +53,8 @@ def open_source(address: str | Path | int) -> Source:
 
 def open_capture(address: str | int) -> cv2.VideoCapture:
     """OpenCV's capture, open or not, without the warnings it prints by itself: the caller raises the one error."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's AV_LOG_QUIET, read at the first capture
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
+    with quiet_opencv():
         return cv2.VideoCapture(address)
-    finally:
-        cv2.utils.logging.setLogLevel(level)
 
 
 def nominal_fps(capture: cv2.VideoCapture) -> float | None:

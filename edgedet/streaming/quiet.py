@@ -1,0 +1,27 @@
+"""OpenCV and FFmpeg kept from printing: what goes wrong is told once, by the caller's error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+
+_FFMPEG_QUIET = "-8"  # AV_LOG_QUIET
+
+
+@contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Nothing printed while a capture or a writer is opened.
+
+    FFmpeg reads its level once a process, when the first of them is opened; a
+    program that has opened one before keeps the level it had.
+    """
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _FFMPEG_QUIET)
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
