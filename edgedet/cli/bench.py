@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,12 @@ import typer
 
 from edgedet import console
 from edgedet.errors import UsageError
+
+
+class Precision(Enum):
+    """What `--inference-precision` takes; typer has lists of an Enum but not of a Literal."""
+
+    F32, BF16, F16 = "f32", "bf16", "f16"
 
 
 def command(
@@ -26,8 +33,8 @@ def command(
     turns: int = typer.Option(3, min=1, help="Processes a model, the models taking turns; they share the runs."),
     runtime: str | None = typer.Option(None, help="Runtime for all models, instead of what their suffix chooses."),
     device: str = typer.Option("auto", help="auto, cpu, gpu, or a runtime's own name such as cuda:1."),
-    inference_precision: Literal["f32", "bf16", "f16"] = typer.Option(
-        "f32", help="What float arithmetic runs in, where there is a choice."
+    inference_precision: list[Precision] = typer.Option(
+        [Precision.F32], help="What float arithmetic runs in, where there is a choice. Repeat it to compare."
     ),
     performance: Literal["latency", "throughput"] = typer.Option(
         "latency", help="Open for short latency or for many frames a second."
@@ -47,8 +54,11 @@ def command(
 
     if runs < turns:
         raise UsageError(f"--runs {runs} cannot be shared among --turns {turns}; give each turn one run at least")
-    options = Options(device=device, inference_precision=inference_precision, performance=performance, cache=cache)
-    targets = [Target.parse(f"{model}@{runtime}" if runtime else model, options) for model in models]
+    targets = [
+        Target.parse(f"{model}@{runtime}" if runtime else model, Options(device, precision.value, performance, cache=cache))
+        for model in models
+        for precision in inference_precision
+    ]
     jobs = [benchmark.Job(target, images, runs, warm_up) for target in targets]
     here = machine.describe()
     if here.busy is not None and here.busy > here.cores / 2:
