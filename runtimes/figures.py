@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from edgedet.data.dataset import Problems
+from edgedet.data.dataset import Problems, Sample
 from edgedet.data.evaluation import Scores
 from edgedet.detections import Detections
 from edgedet.errors import GateFailed
@@ -91,10 +90,15 @@ class CandidateFigures:
 class ImageDifference:
     """One image where both sides detect, and what differs there."""
 
-    path: Path
+    sample: Sample
     reference: Detections
     other: Detections
     matches: Matches
+
+    @property
+    def name(self) -> str:
+        """The image's file name."""
+        return self.sample.path.name
 
     @property
     def severity(self) -> tuple[float, float, float]:

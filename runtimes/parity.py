@@ -34,7 +34,8 @@ from edgedet.spec import ModelSpec
 MIN_SCORE = 0.05  # detections from here on are compared; partners are sought down to the file's floor
 FLOOR_MARGIN = 0.01  # a detection this near to the floor of the other file may be missing there by noise alone
 TRUTH_SCORE = 0.3  # the reference's detections from here on are the truth of images without annotations
-WORST_IMAGES = 6
+WORST_IMAGES, ALIKE_IMAGES = 6, 2  # how many to show where some differ visibly, and where none does
+VISIBLE = (0.0, 0.001, 0.1)  # what ImageDifference.severity must exceed somewhere for that
 LONE_LISTED = 20
 F1_SLACK = 0.001  # F1 curves are flat about their best; thresholds this near to it are as good
 
@@ -80,7 +81,7 @@ def compare(
 ) -> Comparison:
     """Every figure of one model against the reference; the data set holds the readable images alone."""
     pairs = zip(dataset.samples, reference.detections, other.detections, strict=True)
-    images = [ImageDifference(s.path, ours, theirs, match(ours, theirs, min_score=min_score)) for s, ours, theirs in pairs]
+    images = [ImageDifference(s, ours, theirs, match(ours, theirs, min_score=min_score)) for s, ours, theirs in pairs]
     candidates, notes = _compare_candidates(reference, other, min_score)
     scores = [np.stack([i.reference.scores[i.matches.reference], i.other.scores[i.matches.other]], axis=1) for i in images]
     ours, theirs = (side.scores for side in sides)
@@ -97,7 +98,7 @@ def compare(
         pair_scores=np.concatenate(scores),
         box_errors=np.concatenate([i.matches.box_errors for i in images]),
         lone=tuple(nlargest(LONE_LISTED, _lone(images, dataset.classes), key=lambda lone: lone.score)),
-        worst=tuple(nlargest(WORST_IMAGES, images, key=lambda image: image.severity)),
+        worst=_worst(images),
         notes=(*_by_design(reference.spec, other.spec), *notes),
     )
 
@@ -117,7 +118,7 @@ def describe(recording: Recording, truth: Dataset | None) -> Side:
         latency=recording.latency,
         scores=evaluation.evaluate(truth, recording.detections) if truth else None,
         curve=evaluation.score_curve(truth, recording.detections) if truth else None,
-        histogram=np.histogram(scores, bins=20, range=(0, 1))[0],
+        histogram=np.histogram(np.clip(scores, 0, 1), bins=20, range=(0, 1))[0],
     )
 
 
@@ -192,7 +193,14 @@ def _lone(images: Sequence[ImageDifference], classes: Sequence[str]) -> Iterator
         ):
             for row in rows:
                 box = tuple(found.boxes[row].tolist())
-                yield Lone(image.path.name, side, classes[found.labels[row]], float(found.scores[row]), box)
+                yield Lone(image.name, side, classes[found.labels[row]], float(found.scores[row]), box)
+
+
+def _worst(images: Sequence[ImageDifference]) -> tuple[ImageDifference, ...]:
+    """The images that differ most."""
+    worst = nlargest(WORST_IMAGES, images, key=lambda image: image.severity)
+    differing = [image for image in worst if any(found > limit for found, limit in zip(image.severity, VISIBLE, strict=True))]
+    return tuple(differing or worst[:ALIKE_IMAGES])
 
 
 def _by_design(reference: ModelSpec, other: ModelSpec) -> Iterator[str]:

@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 
 from edgedet.detections import Detections
-from edgedet.images import read_image
 from edgedet.runtimes.figures import Comparison, ImageDifference, Side
 
 REFERENCE, OTHER = "#5b6472", "#1668c7"
 MATCHED_BGR, LONE_BGR = (96, 174, 39), (43, 38, 214)
-PANEL_WIDTH_PX = 560
+PANEL_PX = 560
+CAPTION_SCORE = 0.3  # fainter boxes that match go without a caption, or nothing is seen of the picture
 POINTS = 4000
 
 
@@ -33,7 +33,7 @@ def plots(reference: Side, comparison: Comparison) -> list[tuple[str, str]]:
 
 def side_by_side(image: ImageDifference, classes: Sequence[str]) -> str:
     """JPEG data URI: the reference's detections on the left, the other's on the right; red ones have no partner."""
-    frame = read_image(image.path)
+    frame = image.sample.read()
     pairs = image.matches
     panels = [
         _panel(frame, image.reference, pairs.reference, pairs.only_reference, classes),
@@ -45,16 +45,18 @@ def side_by_side(image: ImageDifference, classes: Sequence[str]) -> str:
 
 
 def _panel(frame: np.ndarray, found: Detections, matched: np.ndarray, lone: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """The frame at the panel's width with the matched and the lone detections drawn on it."""
-    scale = PANEL_WIDTH_PX / frame.shape[1]
-    height = max(round(frame.shape[0] * scale), 1)
-    panel = cv2.resize(frame, (PANEL_WIDTH_PX, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    """The frame, fitted into the panel's width and at most as high, with the matched and the lone detections on it."""
+    scale = PANEL_PX / max(frame.shape[:2])
+    width, height = (max(round(side * scale), 1) for side in (frame.shape[1], frame.shape[0]))
+    panel = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     for rows, colour in ((matched, MATCHED_BGR), (lone, LONE_BGR)):
         for row in rows[np.argsort(found.scores[rows])]:
             left, top, right, bottom = (round(float(side) * scale) for side in found.boxes[row])
-            cv2.rectangle(panel, (left, top), (right, bottom), colour, 2, cv2.LINE_AA)
-            _caption(panel, f"{classes[found.labels[row]]} {found.scores[row]:.2f}", (left, top), colour)
-    return panel
+            sure = found.scores[row] >= CAPTION_SCORE or rows is lone
+            cv2.rectangle(panel, (left, top), (right, bottom), colour, 2 if sure else 1, cv2.LINE_AA)
+            if sure:
+                _caption(panel, f"{classes[found.labels[row]]} {found.scores[row]:.2f}", (left, top), colour)
+    return cv2.copyMakeBorder(panel, 0, 0, 0, PANEL_PX - width, cv2.BORDER_CONSTANT, value=(246, 245, 244))
 
 
 def _caption(panel: np.ndarray, text: str, corner_xy: tuple[int, int], colour: tuple[int, int, int]) -> None:
@@ -91,8 +93,15 @@ def _svg(figure: Any) -> str:
 def _histograms(reference: Side, comparison: Comparison) -> str:
     figure, axes = _figure()
     edges = np.linspace(0, 1, 21)
-    axes.stairs(reference.histogram, edges, color=REFERENCE, fill=True, alpha=0.3, label=f"reference: {reference.label}")
-    axes.stairs(comparison.other.histogram, edges, color=OTHER, linewidth=1.6, label=comparison.other.label)
+    axes.stairs(
+        np.maximum(reference.histogram, 0.5),
+        edges,
+        color=REFERENCE,
+        fill=True,
+        alpha=0.3,
+        label=f"reference: {reference.label}",
+    )
+    axes.stairs(np.maximum(comparison.other.histogram, 0.5), edges, color=OTHER, linewidth=1.6, label=comparison.other.label)
     axes.set(xlabel="score", ylabel="detections", yscale="log", xlim=(0, 1), ylim=(0.7, None))
     axes.legend(frameon=False, fontsize=8)
     return _svg(figure)

@@ -86,6 +86,7 @@ def to_html(report: Report, facts: dict[str, Any]) -> str:
         columns=columns,
         rows=rows,
         classes=[_classes(report.reference, comparison) for comparison in report.comparisons],
+        signed=_signed,
         plots=[pictures.plots(report.reference, comparison) for comparison in report.comparisons],
         worst=[[_worst(report, image) for image in comparison.worst] for comparison in report.comparisons],
     )
@@ -93,7 +94,12 @@ def to_html(report: Report, facts: dict[str, Any]) -> str:
 
 def _spread(spread: Spread | None) -> str:
     """`p50 / p99 / max`, or a dash."""
-    return f"{spread.p50:.2g} / {spread.p99:.2g} / {spread.max:.2g}" if spread else "–"
+    return f"{spread.p50:.3g} / {spread.p99:.3g} / {spread.max:.3g}" if spread else "–"
+
+
+def _signed(difference: float) -> str:
+    """A difference with its sign, plain zero where it rounds to that."""
+    return f"{difference:+.4f}" if abs(difference) >= 5e-5 else "0.0000"
 
 
 def _candidates(comparison: Comparison, name: str) -> str:
@@ -105,12 +111,12 @@ def _rate(comparison: Comparison) -> str:
 
 
 _ROWS: Sequence[tuple[str, Callable[[Comparison], str]]] = (
-    ("AP drop", lambda c: "–" if c.ap_drop is None else f"{c.ap_drop:+.4f}"),
+    ("AP drop", lambda c: "–" if c.ap_drop is None else _signed(c.ap_drop)),
     ("matched", _rate),
     ("only reference, only here", lambda c: f"{c.only_reference}, {c.only_other}"),
     ("box error px p50 / p99 / max", lambda c: _spread(c.box_error_px)),
     ("score drift p50 / p99 / max", lambda c: _spread(c.score_drift)),
-    ("score drift mean", lambda c: f"{c.score_drift.mean:+.2g}" if c.score_drift else "–"),
+    ("score drift mean", lambda c: f"{c.score_drift.mean:+.3g}" if c.score_drift else "–"),
     ("candidate boxes px p50 / p99 / max", lambda c: _candidates(c, "box_error_px")),
     ("candidate scores p50 / p99 / max", lambda c: _candidates(c, "score_error")),
 )
@@ -166,7 +172,7 @@ def _comparison(reference: Side, comparison: Comparison) -> dict[str, Any]:
         "ap_drop": comparison.ap_drop,
         "ap_drop_by_class": {name: ours - theirs for name, ours, theirs in _classes(reference, comparison)},
         "operating": asdict(comparison.operating) if comparison.operating else None,
-        "worst_images": [{"image": i.path.name, **dict(zip(_SEVERITY, i.severity, strict=True))} for i in comparison.worst],
+        "worst_images": [{"image": i.name, **dict(zip(_SEVERITY, i.severity, strict=True))} for i in comparison.worst],
         "notes": list(comparison.notes),
         "gates": [asdict(gate) for gate in comparison.gates],
     }
@@ -187,7 +193,7 @@ def _classes(reference: Side, comparison: Comparison) -> list[tuple[str, float, 
 def _worst(report: Report, image: ImageDifference) -> dict[str, Any]:
     _, drift, error = image.severity
     return {
-        "name": image.path.name,
+        "name": image.name,
         "source": pictures.side_by_side(image, report.reference.spec.classes),
         "unmatched": len(image.matches.only_reference) + len(image.matches.only_other),
         "matched": len(image.matches.reference),
