@@ -64,12 +64,10 @@ def write(path: Path, model: onnx.ModelProto, spec: ModelSpec) -> Path:
     return path
 
 
-def annotate(path: Path, **facts: object) -> ModelSpec:
-    """Add facts, such as verification figures, to the provenance in the file; returns the new spec."""
-    model, spec = read(path)
-    spec = spec.with_provenance(**facts)
-    write(path, model, spec)
-    return spec
+def annotate(path: Path, spec: ModelSpec) -> Path:
+    """Replace the spec in a file, as when its verification figures are known; returns the path."""
+    model, _ = read(path)
+    return write(path, model, spec)
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
@@ -91,7 +89,15 @@ def tidy(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
     model.graph.name = spec.name
     final = CANDIDATES if spec.suppression.mode == "none" else FINAL
     outputs = {output.name: output for output in model.graph.output}
-    model.graph.value_info.extend(value for name, value in outputs.items() if name not in final)
+    declared = {value.name for value in model.graph.value_info}
+    model.graph.value_info.extend(value for name, value in outputs.items() if name not in final and name not in declared)
     del model.graph.output[:]
     model.graph.output.extend(outputs[name] for name in final)
     return model
+
+
+def expose_inner(model: onnx.ModelProto) -> None:
+    """Make candidates and raw heads outputs in place, so that a tool which rewrites the graph keeps their names."""
+    present = {output.name for output in model.graph.output}
+    inner = [v for v in model.graph.value_info if v.name in CANDIDATES or v.name.startswith(HEAD)]
+    model.graph.output.extend(v for v in inner if v.name not in present)

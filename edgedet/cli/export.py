@@ -1,0 +1,247 @@
+"""`edgedet export`: a checkpoint becomes files that runtimes serve, each measured against PyTorch before it gets its name."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import typer
+
+from edgedet import artifact, console
+from edgedet.errors import GateFailed, UsageError
+
+if TYPE_CHECKING:
+    from edgedet.models.checkpoint import Checkpoint
+    from edgedet.runtimes.session import Session
+    from edgedet.spec import ModelSpec
+
+Target = Literal["onnx", "openvino"]
+Precision = Literal["fp32", "fp16"]
+SUFFIX: dict[Target, str] = {"onnx": ".onnx", "openvino": ".xml"}
+RUNTIME: dict[Target, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One file; its spec's provenance holds its figures against PyTorch: `check` on drawn pictures, `verification` on data."""
+
+    path: Path
+    target: Target
+    spec: ModelSpec
+
+
+def command(
+    checkpoint: Path = typer.Argument(help="A .pth or .safetensors checkpoint."),
+    to: list[str] = typer.Option(["onnx"], metavar="onnx|openvino", help="Format; repeat for several."),
+    precision: list[str] = typer.Option(
+        ["fp32"], metavar="fp32|fp16", help="Repeat for several; fp16 keeps decode and NMS in fp32."
+    ),
+    nms: Literal["onnx", "matrix", "none"] = typer.Option(
+        "onnx", help="onnx: NonMaxSuppression. matrix: plain arithmetic, for TensorRT. none: candidates out."
+    ),
+    batch: str = typer.Option("1", metavar="N|dynamic", help="Images at once."),
+    size: str | None = typer.Option(None, metavar="N|HxW", help="Input size in pixels. Default: the checkpoint's own."),
+    input: Literal["uint8-nhwc", "float32-nchw"] = typer.Option("uint8-nhwc", help="Input; BGR 0-255 either way."),
+    classes: str | None = typer.Option(None, help="Names, as a file with one a line or as a,b,c."),
+    simplify: bool = typer.Option(False, "--simplify", help="Run onnxsim."),
+    verify: Path | None = typer.Option(None, metavar="DATA", help="Also validate on these images, with gates on AP and boxes."),
+    out: Path = typer.Option(Path("runs/export"), help="Folder for the files."),
+    json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Write a checkpoint as ONNX or OpenVINO files: pixels in, boxes out, NMS inside.
+
+    Every file is compared with PyTorch before it gets its name; one that differs is not written (exit 1).
+
+    Example: `edgedet export yolox_nano.pth --to onnx --to openvino --precision fp32 --precision fp16`
+    """
+    from edgedet.export.graph import ExportGraph, with_input
+    from edgedet.models import checkpoint as checkpoints
+
+    targets, precisions = _chosen("--to", to, get_args(Target)), _chosen("--precision", precision, get_args(Precision))
+    size_hw, images = parse_size(size) if size else None, parse_batch(batch)
+    with artifact.output_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".edgedet-", dir=out) as scratch:
+            loaded = checkpoints.load(checkpoint, classes=read_classes(classes) if classes else None)
+            spec = with_input(loaded.spec, size_hw=size_hw, batch=images)
+            spec = replace(spec, input_layout=input, suppression=replace(spec.suppression, mode=nms))
+            ExportGraph(loaded.detector, spec)  # refuses what cannot be written, before any long work
+            loaded = loaded._replace(spec=spec)
+            base = _write_base(loaded, Path(scratch), simplify=simplify)
+            jobs = [(p, t) for p in precisions for t in targets]
+            reference = _reference(loaded)
+            files = [_write(base, *job, reference) for job in console.track(jobs, "export", total=len(jobs))]
+            if verify:
+                files = _verify(loaded, files, verify, Path(scratch))
+            for file in files:
+                _annotate(file)
+            written = [_publish(file, out) for file in files]
+    if json:
+        console.print_json([_as_dict(file) for file in written])
+    else:
+        _print(written)
+
+
+def _chosen(option: str, values: Sequence[str], known: tuple[Any, ...]) -> list[Any]:
+    """The values without repetition; UsageError where one is unknown."""
+    for value in values:
+        if value not in known:
+            raise UsageError(f"{option} {value!r} is not one of {', '.join(known)}")
+    return list(dict.fromkeys(values))
+
+
+def read_classes(text: str) -> list[str]:
+    """Class names out of a file with one a line, or out of `a,b,c`."""
+    path = Path(text)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    names = [line.strip() for line in lines if line.strip()]
+    if not names or (len(names) == 1 and path.suffix):
+        raise UsageError(f"--classes {text} is neither a file of names, one a line, nor names as in a,b,c")
+    return names
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width in pixels of `416` or `384x640`."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"--size {text!r} is no input size; give pixels as in 416, or height and width as in 384x640")
+    return int(parts[0]), int(parts[-1])
+
+
+def parse_batch(text: str) -> int | None:
+    """Images at once, None for any number."""
+    if text == "dynamic":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch {text!r} is neither a number from 1 nor `dynamic`")
+    return int(text)
+
+
+def file_stem(spec: ModelSpec, precision: Precision) -> str:
+    """What a file is called: family, variant, size and precision, and whatever is not the default."""
+    height, width = spec.size_hw
+    parts = [spec.name, str(height) if height == width else f"{height}x{width}", precision]
+    if spec.suppression.mode != "onnx":
+        parts.append(spec.suppression.mode)
+    if spec.batch != 1:
+        parts.append(f"b{spec.batch}" if spec.batch else "dynamic")
+    if spec.input_layout != "uint8-nhwc":
+        parts.append(spec.input_layout)
+    return "-".join(parts)
+
+
+def _write_base(loaded: Checkpoint, folder: Path, *, simplify: bool) -> Path:
+    """The FP32 ONNX file that every other is made from."""
+    from edgedet.export.simplify import simplify as simplify_file
+    from edgedet.export.to_onnx import to_onnx
+
+    console.say(f"tracing {loaded.spec.name}")
+    path = to_onnx(loaded.detector, loaded.spec, folder / f"{file_stem(loaded.spec, 'fp32')}.onnx")
+    return simplify_file(path, path) if simplify else path
+
+
+def _reference(loaded: Checkpoint) -> Session:
+    """PyTorch on the same graph, giving candidates too, for any number of uint8 images."""
+    from edgedet.export.graph import ExportGraph
+    from edgedet.runtimes.run_torch import TorchSession
+
+    spec = replace(loaded.spec, batch=None, input_layout="uint8-nhwc")
+    return TorchSession(ExportGraph(loaded.detector, spec), outputs="candidates")
+
+
+def _write(base: Path, precision: Precision, target: Target, reference: Session) -> Exported:
+    """One file in the scratch folder, compared with PyTorch."""
+    from edgedet.export import onnx_file
+    from edgedet.export.to_fp16 import to_fp16
+    from edgedet.export.to_openvino import to_openvino
+    from edgedet.runtimes import selfcheck
+
+    _, spec = onnx_file.read(base)
+    path = base.with_name(f"{file_stem(spec, precision)}.onnx")
+    if precision == "fp16" and not path.exists():
+        to_fp16(base, path)
+    if target == "openvino":
+        path = to_openvino(path, path.with_suffix(".xml"))
+    agreement = selfcheck.check(reference, path, runtime=RUNTIME[target])
+    return Exported(path, target, replace(spec, precision=precision).with_provenance(check=asdict(agreement)))
+
+
+def _verify(loaded: Checkpoint, files: list[Exported], data: Path, folder: Path) -> list[Exported]:
+    """The same files with their figures on the user's data; GateFailed where one misses its gates."""
+    from edgedet.models import checkpoint as checkpoints
+    from edgedet.runtimes import parity, recording
+    from edgedet.runtimes.figures import Gates
+
+    gates = {"fp32": Gates(0.0005, 0.1, 0.001, 0.999), "fp16": Gates(max_ap_drop=0.002)}
+    reference = folder / f"{loaded.spec.name}.safetensors"
+    checkpoints.save(reference, loaded.detector.state_dict(), replace(loaded.spec, input_layout="uint8-nhwc", batch=None))
+    targets = [recording.Target(file.path, RUNTIME[file.target]) for file in files]
+    report = parity.validate(recording.Target(reference, "torch"), targets, data)
+    verified = []
+    for file, comparison in zip(files, report.comparisons, strict=True):
+        missed = [str(gate) for gate in comparison.against(gates[file.spec.precision]) if not gate.passed]
+        if missed:
+            raise GateFailed(f"{file.path.name} is not written: on {report.dataset} against PyTorch: {'; '.join(missed)}")
+        figures = {
+            "data": report.dataset,
+            "images": report.images,
+            "ap_drop": comparison.ap_drop,
+            "matched": comparison.match_rate,
+            "box_error_px_max": comparison.box_error_px and comparison.box_error_px.max,
+            "score_drift_max": comparison.score_drift and comparison.score_drift.max,
+        }
+        verified.append(replace(file, spec=file.spec.with_provenance(verification=figures)))
+    return verified
+
+
+def _annotate(file: Exported) -> None:
+    """Write the figures into the file's spec."""
+    from edgedet.export import onnx_file, to_openvino
+
+    (to_openvino if file.target == "openvino" else onnx_file).annotate(file.path, file.spec)
+
+
+def _publish(file: Exported, out: Path) -> Exported:
+    """The file under its final name."""
+    for part in _parts(file.path):
+        part.replace(out / part.name)
+    return replace(file, path=out / file.path.name)
+
+
+def _parts(path: Path) -> list[Path]:
+    """The model file behind the one with its weights, where that is another."""
+    weights = path.with_suffix(".bin") if path.suffix == SUFFIX["openvino"] else path.with_name(f"{path.name}.data")
+    return [weights, path] if weights.is_file() else [path]
+
+
+def _as_dict(file: Exported) -> dict[str, Any]:
+    facts = file.spec.provenance
+    return {
+        "path": file.path,
+        "format": file.target,
+        "bytes": sum(part.stat().st_size for part in _parts(file.path)),
+        "sha256": artifact.sha256(file.path),
+        "precision": file.spec.precision,
+        "nms": file.spec.suppression.mode,
+        "check": facts["check"],
+        "verification": facts.get("verification"),
+    }
+
+
+def _print(files: list[Exported]) -> None:
+    """A table of the files and of how far each is from PyTorch."""
+    columns = ["file", "MB", "precision", "NMS", "checked in", "box error\npx p99", "score error\np99", "detections\nmatched"]
+    rows = []
+    for file in map(_as_dict, files):
+        check, verification = file["check"], file["verification"]
+        row = [file["path"].name, f"{file['bytes'] / 1e6:.2f}", file["precision"], file["nms"], check["runtime"]]
+        row += [f"{check['box_error_px']:.4f}", f"{check['score_error']:.6f}", str(check["detections"])]
+        if verification:
+            row += [f"{verification['ap_drop']:+.4f}", f"{verification['matched']:.4f}"]
+        rows.append(row)
+    if any(file.spec.provenance.get("verification") for file in files):
+        columns += ["AP drop", "matched\non data"]
+    console.print_table(columns, rows, title=f"written to {files[0].path.parent}; compared with PyTorch on drawn pictures")

@@ -1,0 +1,150 @@
+"""Whether a file just written agrees with what it was made from, on pictures drawn here: no data is needed.
+
+It is run twice: as it will be used, because reading tensors from inside a graph
+can keep a runtime from an optimisation and so hide its fault, and once more for
+its candidates, which differ gradually where detections flip.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from edgedet import plugins
+from edgedet.detections import Detections
+from edgedet.errors import GateFailed
+from edgedet.runtimes.detector import PACKAGE, PREFIX
+from edgedet.runtimes.matching import compare_candidates, match
+from edgedet.runtimes.session import CANDIDATES, FINAL, Options, Outputs, Session
+from edgedet.spec import ModelSpec, Precision
+
+PICTURES = 3
+BEST = 100
+"""Candidates of each picture that are compared: those the reference scores highest."""
+FLOOR_MARGIN = 0.01
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the 99th percentile of candidate errors, and a detection without a partner, may reach."""
+
+    box_error_px: float
+    score_error: float
+    lone_score: float
+
+
+LIMITS: dict[Precision, Limits] = {"fp32": Limits(0.1, 0.001, 0.02), "fp16": Limits(4.0, 0.05, 0.1)}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a file differs from its reference.
+
+    box_error_px, score_error: 99th percentile over the best candidates.
+    detections: pairs in the final output. lone_score: the highest score of a
+    detection without a partner, 0 where there is none.
+    """
+
+    runtime: str
+    pictures: int
+    candidates: int
+    box_error_px: float
+    score_error: float
+    detections: int
+    lone_score: float
+
+    def require(self, limits: Limits, *, name: str) -> Agreement:
+        """Itself where it is within the limits, otherwise GateFailed."""
+        figures = asdict(self)
+        for key, limit in asdict(limits).items():
+            # Written so that NaN fails.
+            if not figures[key] <= limit:
+                raise GateFailed(f"{name} is not written: its {key} against PyTorch is {figures[key]:.4g}, limit {limit:g}")
+        return self
+
+
+def check(reference: Session, path: Path, *, runtime: str) -> Agreement:
+    """How the file at `path` differs from a reference session, which must give candidates; GateFailed where too much."""
+    module: Any = plugins.find(PACKAGE, runtime, prefix=PREFIX, kind="runtime")
+    with closing(module.open(path, Options(device="cpu"))) as session:
+        finals, spec = _run(session), session.spec
+    with closing(module.open(path, Options(device="cpu", outputs="candidates"))) as session:
+        inner = _run(session)
+    truth = _run(reference)
+    parts = [_compare_best(ours, theirs) for ours, theirs in zip(truth, inner, strict=True)]
+    boxes, scores = (np.concatenate([np.abs(part[i]) for part in parts]) for i in (0, 1))
+    pairs, lone = _match(truth, finals, spec)
+    agreement = Agreement(
+        runtime=f"{runtime} {module.version()}",
+        pictures=PICTURES,
+        candidates=len(boxes),
+        box_error_px=float(np.percentile(boxes, 99)),
+        score_error=float(np.percentile(scores, 99)),
+        detections=pairs,
+        lone_score=lone,
+    )
+    return agreement.require(LIMITS[spec.precision], name=path.name)
+
+
+def pictures(size_hw: tuple[int, int], count: int) -> np.ndarray:
+    """(count, H, W, 3) uint8 BGR: soft colours, shapes and noise, the same on every machine."""
+    height, width = size_hw
+    images = np.empty((count, height, width, 3), np.uint8)
+    for seed, image in enumerate(images):
+        random = np.random.default_rng(seed)
+        soft = random.integers(0, 256, (5, 5, 3), np.uint8)
+        image[:] = cv2.resize(soft, (width, height), interpolation=cv2.INTER_CUBIC)
+        for _ in range(12):
+            x, y = (int(random.integers(side)) for side in (width, height))
+            a, b = (int(random.integers(8, side // 3)) for side in (width, height))
+            colour = random.integers(0, 256, 3).tolist()
+            cv2.ellipse(image, (x, y), (a, b), 0, 0, 360, colour, -1)
+            cv2.rectangle(image, (y, x), (y + b, x + a), colour[::-1], 3)
+        np.add(image, random.integers(0, 12, image.shape, np.uint8), out=image, where=image < 240)
+    return images
+
+
+def _run(session: Session) -> list[Outputs]:
+    """The outputs for each picture, without the batch axis, run as many at once as the session takes."""
+    size = session.spec.batch or PICTURES
+    images = pictures(session.spec.size_hw, PICTURES)
+    found: list[Outputs] = []
+    for start in range(0, PICTURES, size):
+        # The last batch is filled up with the first pictures.
+        chosen = images[np.arange(start, start + size) % PICTURES]
+        outputs = session.infer(chosen)
+        found += [{name: array[row] for name, array in outputs.items()} for row in range(size)]
+    return found[:PICTURES]
+
+
+def _compare_best(reference: Outputs, other: Outputs) -> tuple[np.ndarray, np.ndarray]:
+    """Box and score errors of the candidates that the reference scores highest; NaN where the other gives none."""
+    least = np.sort(reference[CANDIDATES[1]])[-BEST:][0]
+    if not all(np.isfinite(other[name]).all() for name in CANDIDATES):
+        return np.full(1, np.nan), np.full(1, np.nan)
+    found = compare_candidates(reference, other, min_score=least)
+    return found.boxes, found.scores
+
+
+def _match(reference: list[Outputs], other: list[Outputs], spec: ModelSpec) -> tuple[int, float]:
+    """Pairs among the final outputs, and the highest score without a partner; nothing where the file ends at candidates."""
+    if spec.suppression.mode == "none":
+        return 0, 0.0
+    pairs, lone = 0, 0.0
+    for ours, theirs in zip(map(_detections, reference), map(_detections, other), strict=True):
+        found = match(ours, theirs, min_score=spec.suppression.min_score + FLOOR_MARGIN)
+        pairs += len(found.reference)
+        scores = np.concatenate([ours.scores[found.only_reference], theirs.scores[found.only_other]])
+        lone = max(lone, float(scores.max(initial=0)))
+    return pairs, lone
+
+
+def _detections(outputs: Outputs) -> Detections:
+    """The used rows of one image's final output, in input pixels."""
+    boxes, scores, labels = (outputs[name] for name in FINAL)
+    return Detections(boxes[labels >= 0], scores[labels >= 0], labels[labels >= 0])
