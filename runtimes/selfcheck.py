@@ -8,7 +8,7 @@ its candidates, which differ gradually where detections flip.
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +31,26 @@ FLOOR_MARGIN = 0.01
 
 @dataclass(frozen=True)
 class Limits:
-    """What the 99th percentile of candidate errors, and a detection without a partner, may reach."""
+    """What the given percentile of candidate errors may reach, and the score of a detection without a partner.
 
+    In FP16 a few candidates move far, where two objects compete for one; a
+    fault of the conversion moves them all, so there the median is held.
+    """
+
+    percentile: int
     box_error_px: float
     score_error: float
     lone_score: float
 
 
-LIMITS: dict[Precision, Limits] = {"fp32": Limits(0.1, 0.001, 0.02), "fp16": Limits(4.0, 0.05, 0.1)}
+LIMITS: dict[Precision, Limits] = {"fp32": Limits(99, 0.1, 0.001, 0.02), "fp16": Limits(50, 1.0, 0.01, 0.2)}
 
 
 @dataclass(frozen=True)
 class Agreement:
     """How a file differs from its reference.
 
-    box_error_px, score_error: 99th percentile over the best candidates.
+    box_error_px, score_error: that percentile over the best candidates.
     detections: pairs in the final output. lone_score: the highest score of a
     detection without a partner, 0 where there is none.
     """
@@ -53,6 +58,7 @@ class Agreement:
     runtime: str
     pictures: int
     candidates: int
+    percentile: int
     box_error_px: float
     score_error: float
     detections: int
@@ -60,11 +66,10 @@ class Agreement:
 
     def require(self, limits: Limits, *, name: str) -> Agreement:
         """Itself where it is within the limits, otherwise GateFailed."""
-        figures = asdict(self)
-        for key, limit in asdict(limits).items():
-            # Written so that NaN fails.
-            if not figures[key] <= limit:
-                raise GateFailed(f"{name} is not written: its {key} against PyTorch is {figures[key]:.4g}, limit {limit:g}")
+        for key in ("box_error_px", "score_error", "lone_score"):
+            figure, limit = getattr(self, key), getattr(limits, key)
+            if not figure <= limit:  # in this order NaN fails
+                raise GateFailed(f"{name} is not written: its {key} against PyTorch is {figure:.4g}, limit {limit:g}")
         return self
 
 
@@ -79,16 +84,18 @@ def check(reference: Session, path: Path, *, runtime: str) -> Agreement:
     parts = [_compare_best(ours, theirs) for ours, theirs in zip(truth, inner, strict=True)]
     boxes, scores = (np.concatenate([np.abs(part[i]) for part in parts]) for i in (0, 1))
     pairs, lone = _match(truth, finals, spec)
+    limits = LIMITS[spec.precision]
     agreement = Agreement(
         runtime=f"{runtime} {module.version()}",
         pictures=PICTURES,
         candidates=len(boxes),
-        box_error_px=float(np.percentile(boxes, 99)),
-        score_error=float(np.percentile(scores, 99)),
+        percentile=limits.percentile,
+        box_error_px=float(np.percentile(boxes, limits.percentile)),
+        score_error=float(np.percentile(scores, limits.percentile)),
         detections=pairs,
         lone_score=lone,
     )
-    return agreement.require(LIMITS[spec.precision], name=path.name)
+    return agreement.require(limits, name=path.name)
 
 
 def pictures(size_hw: tuple[int, int], count: int) -> np.ndarray:

@@ -233,12 +233,13 @@ def _as_dict(file: Exported) -> dict[str, Any]:
 
 def _print(files: list[Exported]) -> None:
     """A table of the files and of how far each is from PyTorch."""
-    columns = ["file", "MB", "precision", "NMS", "checked in", "box error\npx p99", "score error\np99", "detections\nmatched"]
+    columns = ["file", "MB", "precision", "NMS", "checked in", "box error\npx", "score error", "detections\nmatched"]
     rows = []
     for file in map(_as_dict, files):
         check, verification = file["check"], file["verification"]
         row = [file["path"].name, f"{file['bytes'] / 1e6:.2f}", file["precision"], file["nms"], check["runtime"]]
-        row += [f"{check['box_error_px']:.4f}", f"{check['score_error']:.6f}", str(check["detections"])]
+        row += [f"{check[error]:.2g} (p{check['percentile']})" for error in ("box_error_px", "score_error")]
+        row.append(str(check["detections"]))
         if verification:
             row += [f"{verification['ap_drop']:+.4f}", f"{verification['matched']:.4f}"]
         rows.append(row)
