@@ -136,7 +136,9 @@ class LoadedDetector:
         rows = self.spec.batch or len(frames)
         images = np.empty((rows, *self.spec.size_hw, 3), np.uint8)
         images[len(frames) :] = self.spec.letterbox_fill
-        return images, [self.spec.letterbox.apply(frame, out=row)[1] for frame, row in zip(frames, images)]
+        return images, [
+            self.spec.letterbox.apply(frame, out=row)[1] for frame, row in zip(frames, images[: len(frames)], strict=True)
+        ]
 
     def map_back(self, outputs: Outputs, placements: Sequence[Placement]) -> list[Detections]:
         """One Detections for each placement, in original-image pixels, from a session's outputs."""

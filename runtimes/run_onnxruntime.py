@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from edgedet.artifact import require_file
 from edgedet.errors import ArtifactError, RuntimeUnavailable, UsageError
 from edgedet.runtimes.contract import as_input, check_input, read_spec
+from edgedet.runtimes.machine import usable_cores
 from edgedet.runtimes.session import CANDIDATES, Options, Outputs
 from edgedet.spec import KEY
 
@@ -60,12 +60,12 @@ class OnnxRuntimeSession:
             )
         self._session = _load(path, options, providers)
         on_gpu = self._session.get_providers()[0] == _CUDA
-        if providers[0] != "CPUExecutionProvider" and not on_gpu:
+        if len(providers) > 1 and not on_gpu and options.device != "auto":
             raise RuntimeUnavailable(
                 f"{path.name}: ONNX Runtime could not start on CUDA; install CUDA and cuDNN, or use --device cpu"
             )
         self.spec = read_spec(self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
-        self.slots = len(os.sched_getaffinity(0)) if options.performance == "throughput" and not on_gpu else 1
+        self.slots = usable_cores() if options.performance == "throughput" and not on_gpu else 1
         self.facts = {"device": "gpu" if on_gpu else "cpu", "precision": "as in the file"}
         entry = self._session.get_inputs()[0]
         check_input([side if isinstance(side, int) else None for side in entry.shape], self.spec, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ import pytest
 from edgedet.errors import ArtifactError, RuntimeUnavailable, SpecError, UsageError
 from edgedet.runtimes import run_onnxruntime, run_openvino
 from edgedet.runtimes.detector import open_session
+from edgedet.runtimes.machine import usable_cores
 from edgedet.runtimes.session import CANDIDATES, FINAL, Options
 from edgedet.spec import KEY, ModelSpec
 
@@ -143,6 +143,17 @@ def test_a_device_that_is_not_there_is_an_error_and_never_a_fall_back(
         open_session(bright_onnx, runtime=runtime, options=Options(device="gpu"))
 
 
+@pytest.mark.parametrize(("device", "index"), [("auto", "0"), ("gpu", "0"), ("cuda:1", "1")])
+def test_onnxruntime_takes_the_gpu_in_full_float32(monkeypatch: pytest.MonkeyPatch, device: str, index: str) -> None:
+    """No GPU is needed: only what is asked of ONNX Runtime is looked at."""
+    monkeypatch.setattr(run_onnxruntime, "devices", lambda: ["cpu", "gpu"])
+    (name, settings), fallback = run_onnxruntime._providers(Options(device=device))
+    assert name == "CUDAExecutionProvider"
+    assert settings == {"device_id": index, "use_tf32": "0"}
+    assert fallback == "CPUExecutionProvider"
+    assert run_onnxruntime._providers(Options(device="cpu")) == ["CPUExecutionProvider"]
+
+
 def test_an_unknown_device_lists_the_known_ones(bright_onnx: Path) -> None:
     with pytest.raises(UsageError, match=r"no device 'tpu'; use auto, cpu"):
         open_session(bright_onnx, options=Options(device="tpu"))
@@ -187,7 +198,7 @@ def test_graph_optimization_can_be_switched_off_where_the_runtime_can(bright_onn
 
 def test_throughput_keeps_every_core_busy_in_onnxruntime(bright_onnx: Path) -> None:
     session = open_session(bright_onnx, options=Options(performance="throughput"))
-    assert session.slots == len(os.sched_getaffinity(0))
+    assert session.slots == usable_cores()
     session.close()
 
 
