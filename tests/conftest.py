@@ -7,10 +7,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from places import ROOT, SHARED
+from places import ROOT, SHARED, Ended
 
 
 def _shared(relative: str) -> Path:
@@ -87,14 +86,6 @@ def street_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     detector, spec = checkpoint.load(assets.street_nano())
     return to_onnx(detector, replace(spec, batch=1), tmp_path_factory.mktemp("street") / "street.onnx")
-
-
-class Ended(NamedTuple):
-    """How a command ended and what it printed."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ def command(
     tracker: str | None = typer.Option(None, help="Give objects ids that last: bytetrack."),
     save: Path | None = typer.Option(None, help="Write an annotated .mp4 here."),
     jsonl: Path | None = typer.Option(None, help="Write one JSON object a frame here."),
+    contact_sheet: Path | None = typer.Option(None, help="Write a .png of twelve annotated frames here."),
     show: bool = typer.Option(False, "--show", help="Show a window; q or Esc ends."),
     min_score: float = typer.Option(
         0.3, min=0, max=1, help="Drop objects below. With a tracker: what starts a track; fainter objects may keep it going."
@@ -35,6 +36,7 @@ def command(
     classes: str | None = typer.Option(None, help="Keep these classes only, as in person,car."),
     runtime: str | None = typer.Option(None, help="Which runtime serves the model; by default its suffix says."),
     device: str = typer.Option("auto", help="auto, cpu, gpu, or a runtime's own name."),
+    inference_precision: Literal["f32", "bf16", "f16"] = typer.Option("f32", help="What float arithmetic runs in."),
     max_frames: int | None = typer.Option(None, min=1, help="Stop after this many frames."),
     json: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
 ) -> None:
@@ -46,7 +48,9 @@ def command(
     from edgedet.streaming.pipeline import stream
     from edgedet.streaming.sources.base import open_source
 
-    _check_outputs(source, save, jsonl)
+    outputs = {"--save": save, "--jsonl": jsonl, "--contact-sheet": contact_sheet}
+    outputs = {option: path for option, path in outputs.items() if path is not None}
+    _check_outputs(source, outputs)
     tally = _Tally(source)
     try:
         with ExitStack() as stack:
@@ -55,10 +59,17 @@ def command(
             # A tracker uses faint objects, so it gets all that the file gives.
             floor = None if tracker else min_score
             detector = stack.enter_context(
-                edgedet.load(model, runtime=runtime, device=device, min_score=floor, performance=performance)
+                edgedet.load(
+                    model,
+                    runtime=runtime,
+                    device=device,
+                    min_score=floor,
+                    performance=performance,
+                    inference_precision=inference_precision,
+                )
             )
             tally.classes = names = detector.spec.classes
-            sinks = [stack.enter_context(sink) for sink in _sinks(save, jsonl, frames, names)]
+            sinks = [stack.enter_context(sink) for sink in _sinks(outputs, frames, names)]
             window = stack.enter_context(_window(source, names)) if show else None
             wanted = None if classes is None else [name.strip() for name in classes.split(",")]
             found = stream(frames, detector, tracker=tracker, min_score=min_score, classes=wanted, sinks=sinks)
@@ -69,25 +80,28 @@ def command(
     _show(tally, json)
 
 
-def _check_outputs(source: str, save: Path | None, jsonl: Path | None) -> None:
-    """Refuse an output that would replace the source or the other output."""
+def _check_outputs(source: str, outputs: Mapping[str, Path]) -> None:
+    """Refuse an output that would replace the source or another output."""
     taken = {Path(source).resolve(): "the source"}
-    for option, path in (("--save", save), ("--jsonl", jsonl)):
-        if path is not None:
-            if path.resolve() in taken:
-                raise UsageError(f"{option} {path} is also {taken[path.resolve()]}; choose another name")
-            taken[path.resolve()] = option
+    for option, path in outputs.items():
+        if path.resolve() in taken:
+            raise UsageError(f"{option} {path} is also {taken[path.resolve()]}; choose another name")
+        taken[path.resolve()] = option
 
 
-def _sinks(save: Path | None, jsonl: Path | None, frames: Source, names: Sequence[str]) -> Iterator[Sink]:
+def _sinks(outputs: Mapping[str, Path], frames: Source, names: Sequence[str]) -> Iterator[Sink]:
     """The sinks asked for, each opened when it is taken."""
+    from edgedet.streaming.sinks.contact_sheet import ContactSheetSink
     from edgedet.streaming.sinks.jsonl import JsonLinesSink
     from edgedet.streaming.sinks.video import VideoSink
 
-    if save is not None:
-        yield VideoSink(save, classes=names, fps=frames.fps)
-    if jsonl is not None:
-        yield JsonLinesSink(jsonl, classes=names)
+    for option, path in outputs.items():
+        if option == "--save":
+            yield VideoSink(path, classes=names, fps=frames.fps)
+        elif option == "--jsonl":
+            yield JsonLinesSink(path, classes=names)
+        else:
+            yield ContactSheetSink(path, classes=names)
 
 
 def _window(title: str, names: Sequence[str]) -> WindowSink:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import Ended
+from places import Ended
 
 Cli = Callable[..., Ended]
 

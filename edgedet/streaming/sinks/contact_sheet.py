@@ -11,7 +11,7 @@ import numpy as np
 
 from edgedet import artifact
 from edgedet.detections import Detections
-from edgedet.errors import OutputError
+from edgedet.errors import OutputError, UsageError
 from edgedet.letterbox import Letterbox
 from edgedet.streaming.frame import Frame
 from edgedet.streaming.overlay import Annotator
@@ -25,6 +25,8 @@ class ContactSheetSink:
     """Writes twelve annotated frames, evenly spaced over however long the stream was, as one PNG at its end."""
 
     def __init__(self, path: Path, *, classes: Sequence[str]) -> None:
+        if path.suffix.lower() != ".png":
+            raise UsageError(f"{path}: a contact sheet is written as .png; name the file so")
         self._annotate = Annotator(classes)
         self._pending = PendingFile(path)
         self._fit = Letterbox(TILE_HW, "center", 255)
