@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from edgedet import console
+from edgedet import assets, console
 from edgedet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def command(
     folder = out or Path("runs/validate") / _folder_name(reference, others)
     _require_folder(folder)
     found = parity.validate(
-        Target.parse(reference, Options(device=device)),
+        Target.parse(str(assets.named(Path(reference))), Options(device=device)),
         targets,
         data,
         split=split,
@@ -66,9 +66,9 @@ def command(
         min_score=min_score,
         gates=Gates(max_ap_drop, max_box_error, max_score_drift, min_match),
     )
-    _, page = report.write(folder, found, command=_command_line())
+    facts, page = report.write(folder, found, command=_command_line())
     if json:
-        console.print_json(report.to_dict(found, command=_command_line()))
+        print(facts.read_text(encoding="utf-8"), end="")
     else:
         _show(found)
     console.say(f"report: {page}")

@@ -16,14 +16,14 @@ Cli = Callable[..., Any]
 
 @pytest.fixture
 def here(tmp_path: Path, yolox_nano_pth: Path, coco_val: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with good.pth, a worse.pth whose boxes and scores differ, and four plain photos."""
+    """A working folder with good.pth, a worse.pth whose boxes and scores differ, and two plain photos."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(yolox_nano_pth, "good.pth")
     state = torch.load(yolox_nano_pth, weights_only=True)["model"]
     state = {name: tensor * 1.1 if "preds" in name else tensor for name, tensor in state.items()}
     torch.save({"model": state}, "worse.pth")
     Path("photos").mkdir()
-    for photo in sorted((coco_val.parent / "images").glob("*.jpg"))[:4]:
+    for photo in sorted((coco_val.parent / "images").glob("*.jpg"))[:2]:
         shutil.copy(photo, "photos")
     return tmp_path
 
@@ -52,11 +52,11 @@ def test_without_gates_nothing_fails(edgedet_cli: Cli, here: Path):
 
 def test_json_is_the_report(edgedet_cli: Cli, here: Path):
     ended = edgedet_cli(
-        "validate", "good.pth", "worse.pth", "good.pth", "--data", "photos", "--max-images", 2, "--json", "--out", "out"
+        "validate", "good.pth", "worse.pth", "good.pth", "--data", "photos", "--max-images", 1, "--json", "--out", "out"
     )
     facts, written = json.loads(ended.out), json.loads(Path("out/report.json").read_text())
     assert facts == written
-    assert facts["dataset"]["images"] == 2
+    assert facts["dataset"]["images"] == 1
     assert facts["command"].startswith("edgedet validate good.pth worse.pth good.pth --data photos")
     assert [c["other"]["label"] for c in facts["comparisons"]] == ["worse.pth", "good.pth"]
 
