@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import typer
 
-from edgedet import artifact, console
+from edgedet import artifact, assets, console
 from edgedet.errors import GateFailed, UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Exported:
 
 
 def command(
-    checkpoint: Path = typer.Argument(help="A .pth or .safetensors checkpoint."),
+    checkpoint: Path = typer.Argument(help="A .pth or .safetensors checkpoint, or street-nano, the embedded one."),
     to: list[str] = typer.Option(["onnx"], metavar="onnx|openvino", help="Format; repeat for several."),
     precision: list[str] = typer.Option(
         ["fp32"], metavar="fp32|fp16", help="Repeat for several; fp16 keeps decode and NMS in fp32."
@@ -62,16 +62,15 @@ def command(
 
     targets, precisions = _chosen("--to", to, get_args(Target)), _chosen("--precision", precision, get_args(Precision))
     size_hw, images = parse_size(size) if size else None, parse_batch(batch)
+    loaded = checkpoints.load(checkpoint, classes=read_classes(classes) if classes else None)
+    spec = with_input(loaded.spec, size_hw=size_hw, batch=images)
+    loaded = loaded._replace(spec=replace(spec, input_layout=input, suppression=replace(spec.suppression, mode=nms)))
+    ExportGraph(*loaded)  # refuses what cannot be written, before any long work
+    jobs = [(p, t) for p in precisions for t in targets]
     with artifact.output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".edgedet-", dir=out) as scratch:
-            loaded = checkpoints.load(checkpoint, classes=read_classes(classes) if classes else None)
-            spec = with_input(loaded.spec, size_hw=size_hw, batch=images)
-            spec = replace(spec, input_layout=input, suppression=replace(spec.suppression, mode=nms))
-            ExportGraph(loaded.detector, spec)  # refuses what cannot be written, before any long work
-            loaded = loaded._replace(spec=spec)
             base = _write_base(loaded, Path(scratch), simplify=simplify)
-            jobs = [(p, t) for p in precisions for t in targets]
             reference = _reference(loaded)
             files = [_write(base, *job, reference) for job in console.track(jobs, "export", total=len(jobs))]
             if verify:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from edgedet import console
+from edgedet import assets, console
 from edgedet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def command(
             floor = None if tracker else min_score
             detector = stack.enter_context(
                 edgedet.load(
-                    model,
+                    assets.named(model),
                     runtime=runtime,
                     device=device,
                     min_score=floor,
