@@ -123,9 +123,11 @@ def describe(recording: Recording, truth: Dataset | None) -> Side:
 
 
 def _labels(targets: Sequence[Target]) -> list[str]:
-    """A name for each target; where two files are called alike, with their folder."""
-    names = [target.name for target in targets]
-    return [n if names.count(n) == 1 else f"{t.path.resolve().parent.name}/{n}" for n, t in zip(names, targets, strict=True)]
+    """A name for each target; where files of several folders are called alike, with their folder."""
+    folders: dict[str, set[str]] = {}
+    for target in targets:
+        folders.setdefault(target.name, set()).add(target.path.resolve().parent.name)
+    return [t.name if len(folders[t.name]) == 1 else f"{t.path.resolve().parent.name}/{t.name}" for t in targets]
 
 
 def _specs(targets: Sequence[Target], labels: Sequence[str]) -> list[ModelSpec]:
