@@ -75,14 +75,14 @@ class Matches:
 
 
 def match(reference: Detections, other: Detections, *, min_score: float, min_iou: float = 0.5) -> Matches:
-    """Pair detections of the same class, the best overlap first, each at most once.
+    """Pair detections of the same class that overlap by min_iou, the closest in box and score first, each at most once.
 
     Only pairs and lone detections count that reach min_score on either side,
     but a partner may score less: noise about the threshold separates nobody.
     """
     overlap = iou_matrix(reference.boxes, other.boxes)
     overlap[reference.labels[:, None] != other.labels[None]] = 0
-    ours, theirs = _best_first(overlap, reference.scores[:, None] - other.scores[None], min_iou)
+    ours, theirs = _closest_first(overlap, reference.scores[:, None] - other.scores[None], min_iou)
     lone = np.setdiff1d(np.flatnonzero(reference.scores >= min_score), ours)
     strangers = np.setdiff1d(np.flatnonzero(other.scores >= min_score), theirs)
     counts = np.maximum(reference.scores[ours], other.scores[theirs]) >= min_score
@@ -91,10 +91,14 @@ def match(reference: Detections, other: Detections, *, min_score: float, min_iou
     return Matches(ours, theirs, box_errors, other.scores[theirs] - reference.scores[ours], lone, strangers)
 
 
-def _best_first(overlap: np.ndarray, drift: np.ndarray, min_iou: float) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column numbers of the pairs taken by descending (N, M) overlap; equal overlaps by the smaller drift."""
+def _closest_first(overlap: np.ndarray, drift: np.ndarray, min_iou: float) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column numbers of the pairs taken by descending closeness: (N, M) overlap less score difference.
+
+    By overlap alone a faint box that happens to lie better would take the place of the true partner.
+    """
     rows, columns = np.nonzero(overlap >= min_iou)
-    order = np.lexsort((np.abs(drift[rows, columns]), -overlap[rows, columns]))
+    closeness = overlap[rows, columns] - np.abs(drift[rows, columns])
+    order = np.argsort(-closeness, kind="stable")
     pairs: dict[int, int] = {}
     taken: set[int] = set()
     for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):

@@ -58,6 +58,13 @@ def test_overlapping_neighbours_keep_their_own_partner_when_their_scores_swap_or
     assert pairs.box_errors.tolist() == [0, 0]
 
 
+def test_a_faint_box_that_lies_better_does_not_take_the_partner():
+    other = detections((12, 10, 50, 50, 0.29, 0), (*BOX, 0.01, 0))
+    pairs = match(detections((*BOX, 0.3, 0)), other, min_score=0.05)
+    assert pairs.other.tolist() == [0]
+    assert len(pairs.only_other) == 0
+
+
 def test_a_detection_is_taken_once():
     pairs = match(detections((*BOX, 0.9, 0)), detections((*BOX, 0.9, 0), (11, 10, 50, 50, 0.8, 0)), min_score=0.05)
     assert pairs.other.tolist() == [0]
@@ -334,7 +341,7 @@ def test_a_spoiled_export_fails_its_gates(spoil, edgedet_cli, yolox_nano_pth, na
         "--data",
         coco_val,
         "--max-images",
-        8,
+        4,
         "--out",
         tmp_path / "out",
     ]
