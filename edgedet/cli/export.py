@@ -62,7 +62,7 @@ def command(
 
     targets, precisions = _chosen("--to", to, get_args(Target)), _chosen("--precision", precision, get_args(Precision))
     size_hw, images = parse_size(size) if size else None, parse_batch(batch)
-    loaded = checkpoints.load(checkpoint, classes=read_classes(classes) if classes else None)
+    loaded = checkpoints.load(assets.named(checkpoint), classes=read_classes(classes) if classes else None)
     spec = with_input(loaded.spec, size_hw=size_hw, batch=images)
     loaded = loaded._replace(spec=replace(spec, input_layout=input, suppression=replace(spec.suppression, mode=nms)))
     ExportGraph(*loaded)  # refuses what cannot be written, before any long work
