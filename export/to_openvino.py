@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 from edgedet import artifact
@@ -29,6 +30,15 @@ def _write(source: Path, path: Path, spec: ModelSpec) -> Path:
     model = openvino.Core().read_model(source)
     model.set_rt_info(spec.to_json(), KEY)
     with artifact.writing(path, path.with_suffix(".bin")) as (temporary, _):
-        # The precision is the file's: OpenVINO's own narrowing to FP16 would go unasked and unseen.
-        openvino.save_model(model, temporary, compress_to_fp16=False)
+        try:
+            # The precision is the file's: OpenVINO's own narrowing to FP16 would go unasked and unseen.
+            openvino.save_model(model, temporary, compress_to_fp16=False)
+            whole = temporary.read_bytes().rstrip().endswith(b"</net>")
+        except RuntimeError as error:
+            if "iostream" not in str(error):
+                raise
+            whole = False
+        if not whole:
+            # C++ streams do not say why; in a folder that could be created it is the space.
+            raise OSError(errno.ENOSPC, "no space left for the OpenVINO model")
     return path
