@@ -152,12 +152,13 @@ def _count(classes: Sequence[str]) -> str:
 
 def _compare_candidates(reference: Recording, other: Recording, min_score: float) -> tuple[CandidateFigures | None, list[str]]:
     """The candidates' figures, or None and why they cannot be compared."""
-    if reference.candidates is None or other.candidates is None:
+    first, second = reference.candidates, other.candidates
+    if first is None or second is None:
         return None, [f"candidates are not compared: {reference.without or other.without}"]
-    ours, theirs = (len(side.candidates[0]["candidate_scores"]) for side in (reference, other))
+    ours, theirs = (len(side[0]["candidate_scores"]) for side in (first, second))
     if ours != theirs or reference.spec.size_hw != other.spec.size_hw:
         return None, [f"candidates are not compared: {ours} on the reference, {theirs} here, so none has a partner"]
-    parts = [compare_candidates(a, b, min_score=min_score) for a, b in zip(reference.candidates, other.candidates, strict=True)]
+    parts = [compare_candidates(a, b, min_score=min_score) for a, b in zip(first, second, strict=True)]
     boxes, scores = Spread.of([part.boxes for part in parts]), Spread.of([part.scores for part in parts])
     return CandidateFigures(boxes, scores, sum(part.labels_changed for part in parts), len(parts)), []
 

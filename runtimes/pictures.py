@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from edgedet.detections import Detections
-from edgedet.runtimes.figures import Comparison, ImageDifference, Side
+from edgedet.runtimes.figures import Comparison, ImageDifference, Operating, Side
 
 REFERENCE, OTHER = "#5b6472", "#1668c7"
 MATCHED_BGR, LONE_BGR = (96, 174, 39), (43, 38, 214)
@@ -24,7 +24,7 @@ def plots(reference: Side, comparison: Comparison) -> list[tuple[str, str]]:
     """Caption and SVG data URI of each plot that the comparison has figures for."""
     drawn = [("Detections by score", _histograms(reference, comparison))]
     if comparison.operating:
-        drawn.append(("F1 against the score threshold", _f1_curves(reference, comparison)))
+        drawn.append(("F1 against the score threshold", _f1_curves(reference, comparison.other, comparison.operating)))
     if comparison.matched:
         drawn.append(("Score drift of every matched detection", _drift(comparison)))
         drawn.append(("Box error of every matched detection", _box_errors(comparison)))
@@ -41,7 +41,7 @@ def side_by_side(image: ImageDifference, classes: Sequence[str]) -> str:
     ]
     gap = np.full((len(panels[0]), 8, 3), 255, np.uint8)
     _, data = cv2.imencode(".jpg", np.hstack([panels[0], gap, panels[1]]), [cv2.IMWRITE_JPEG_QUALITY, 82])
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
 
 def _panel(frame: np.ndarray, found: Detections, matched: np.ndarray, lone: np.ndarray, classes: Sequence[str]) -> np.ndarray:
@@ -107,13 +107,13 @@ def _histograms(reference: Side, comparison: Comparison) -> str:
     return _svg(figure)
 
 
-def _f1_curves(reference: Side, comparison: Comparison) -> str:
+def _f1_curves(reference: Side, other: Side, operating: Operating) -> str:
     figure, axes = _figure()
-    operating = comparison.operating
-    for curve, threshold, colour, style, label in (
-        (reference.curve, operating.reference_threshold, REFERENCE, (0, (5, 3)), f"reference: {reference.label}"),
-        (comparison.other.curve, operating.other_threshold, OTHER, "solid", comparison.other.label),
+    for side, threshold, colour, style, label in (
+        (reference, operating.reference_threshold, REFERENCE, (0, (5, 3)), f"reference: {reference.label}"),
+        (other, operating.other_threshold, OTHER, "solid", other.label),
     ):
+        curve = side.curve or {}
         axes.plot(curve["thresholds"], curve["f1"], color=colour, linestyle=style, linewidth=1.6, label=label)
         axes.axvline(threshold, color=colour, linestyle=style, linewidth=0.9)
     axes.set(xlabel="score threshold", ylabel="F1 at IoU .5", xlim=(0, 1), ylim=(0, None))
