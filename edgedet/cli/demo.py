@@ -48,7 +48,7 @@ def command(
         results["contact-sheet.png"],
     ]
     exported = ["--to", "onnx", "--to", "openvino", "--precision", "fp32", "--precision", "fp16", "--out", str(models)]
-    gates = ["--min-match", "0.98", "--max-box-error", "3", "--max-ap-drop", "0.002"]
+    gates = ["--max-ap-drop", "0.002", "--min-match", "0.98"]
     _run("export", "street-nano", *exported)
     _run("validate", "street-nano", *files, "--data", str(frames), "--out", str(out), *gates)
     _run("bench", *files, "--images", str(frames), "--runs", "60", "--turns", "2")
