@@ -80,14 +80,11 @@ def find_clip() -> Path:
 
 def sample_frames(clip: Path, folder: Path, count: int) -> None:
     """Write `count` frames from all over a video as PNG files into a folder."""
-    capture = cv2.VideoCapture(str(clip))
-    total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    wanted = set(np.linspace(0, total - 1, count).round().astype(int).tolist())
-    for index in range(total):
-        if not capture.grab():
-            break
-        if index in wanted:
-            _, image = capture.retrieve()
-            with artifact.writing(folder / f"frame-{index:04d}.png") as (temporary,):
-                cv2.imwrite(str(temporary), image)
-    capture.release()
+    from edgedet.streaming.sources.base import open_source
+
+    with open_source(str(clip)) as frames:
+        wanted = set(np.linspace(0, (frames.frame_count or count) - 1, count).round().astype(int).tolist())
+        for frame in frames:
+            if frame.index in wanted:
+                with artifact.writing(folder / f"frame-{frame.index:04d}.png") as (temporary,):
+                    cv2.imwrite(str(temporary), frame.image)

@@ -14,29 +14,36 @@ from edgedet.detections import Detections
 from edgedet.errors import OutputError, UsageError
 from edgedet.letterbox import Letterbox
 from edgedet.streaming.frame import Frame
-from edgedet.streaming.overlay import Annotator
+from edgedet.streaming.overlay import draw
 from edgedet.streaming.sinks.base import PendingFile
 
 COLUMNS, ROWS, GAP = 3, 4, 6
-TILE_HW = (270, 480)
+TILE_WIDTH = 480
 
 
 class ContactSheetSink:
-    """Writes twelve annotated frames, evenly spaced over however long the stream was, as one PNG at its end."""
+    """Writes twelve annotated frames, evenly spaced over however long the stream was, as one PNG at its end.
+
+    Tiles have the shape of the first frame; frames of another shape are fitted into it.
+    """
 
     def __init__(self, path: Path, *, classes: Sequence[str]) -> None:
         if path.suffix.lower() != ".png":
             raise UsageError(f"{path}: a contact sheet is written as .png; name the file so")
-        self._annotate = Annotator(classes)
+        self._classes = classes
         self._pending = PendingFile(path)
-        self._fit = Letterbox(TILE_HW, "center", 255)
+        self._fit: Letterbox | None = None
         self._tiles: list[np.ndarray] = []
         self._step, self._seen = 1, 0
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Keep every `step`-th frame; where too many are kept, drop every second one and keep half as many from then on."""
         if self._seen % self._step == 0:
-            self._tiles.append(self._fit.apply(self._annotate(frame.image, detections))[0])
+            image = draw(frame.image, detections, self._classes, lines=[f"{frame.time_s:.1f} s"])
+            if self._fit is None:
+                height = TILE_WIDTH * image.shape[0] // image.shape[1]
+                self._fit = Letterbox((max(height, 1), TILE_WIDTH), "center", 255)
+            self._tiles.append(self._fit.apply(image)[0])
             if len(self._tiles) == 2 * COLUMNS * ROWS:
                 self._tiles = self._tiles[::2]
                 self._step *= 2
@@ -56,11 +63,12 @@ class ContactSheetSink:
         chosen = np.linspace(0, len(self._tiles) - 1, min(COLUMNS * ROWS, len(self._tiles))).round().astype(int)
         tiles = [self._tiles[i] for i in chosen]
         columns = min(COLUMNS, len(tiles))
-        height, width = (side + GAP for side in TILE_HW)
+        inner_h, inner_w = tiles[0].shape[:2]
+        height, width = inner_h + GAP, inner_w + GAP
         sheet = np.full((-(-len(tiles) // columns) * height + GAP, columns * width + GAP, 3), 255, np.uint8)
         for i, tile in enumerate(tiles):
             top, left = i // columns * height + GAP, i % columns * width + GAP
-            sheet[top : top + TILE_HW[0], left : left + TILE_HW[1]] = tile
+            sheet[top : top + inner_h, left : left + inner_w] = tile
         done, data = cv2.imencode(".png", sheet)
         if not done:
             raise OutputError(f"{self._pending.target}: the contact sheet could not be encoded as PNG")
