@@ -64,7 +64,8 @@ def summary(report: Report) -> tuple[list[str], list[list[str]]]:
     sides = [report.reference, *(comparison.other for comparison in report.comparisons)]
     rows = [
         ["runtime", *(f"{side.runtime} {side.facts.get('device', '')}".strip() for side in sides)],
-        ["precision", *(side.spec.precision for side in sides)],
+        ["precision of the file", *(side.spec.precision for side in sides)],
+        ["precision it ran in", *(side.facts.get("precision", "–") for side in sides)],
         *([name, *(_score(side.scores, key) for side in sides)] for name, key in SCORES.items()),
         *([name, "", *(show(c) for c in report.comparisons)] for name, show in _ROWS),
         ["best threshold", *(_threshold(report, index) for index in range(len(sides)))],
