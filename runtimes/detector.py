@@ -66,10 +66,12 @@ def choose_runtime(path: Path, *, runtime: str | None = None) -> str:
         known = "; ".join(f"{name} {' '.join(module.SUFFIXES)}" for name, module in modules.items())
         raise ArtifactError(f"{path}: no runtime takes {suffix or 'a file without suffix'!r}; known are: {known}")
     require_file(path)
-    problems = {name: modules[name].available() for name in fitting}
-    for name, problem in problems.items():
+    problems: dict[str, str] = {}
+    for name in fitting:
+        problem = modules[name].available()
         if problem is None:
             return name
+        problems[name] = problem
     reasons = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
     raise RuntimeUnavailable(f"{path.name} cannot run here: {reasons}")
 
