@@ -51,8 +51,17 @@ def suppress(candidates: Candidates, suppression: Suppression, *, num_classes: i
 
 def cut(candidates: Candidates, count: int) -> Candidates:
     """The `count` candidates of highest score, descending: (B, min(K, count))."""
-    scores, order = candidates.scores.topk(min(count, candidates.scores.shape[1]))
+    scores, order = _top(candidates.scores, min(count, candidates.scores.shape[1]))
     return Candidates(_rows(candidates.boxes, order), scores, candidates.labels.gather(1, order))
+
+
+def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` highest of each row, descending, and where they stood; of equals the lower index first."""
+    if torch.compiler.is_exporting():
+        return scores.topk(count)
+    # torch's own topk leaves equals in any order; ONNX's TopK is defined as here.
+    ordered, order = scores.sort(dim=1, descending=True, stable=True)
+    return ordered[:, :count], order[:, :count]
 
 
 def best(candidates: Candidates, keep: Tensor, count: int) -> Candidates:

@@ -99,7 +99,7 @@ def check(reference: Session, path: Path, *, runtime: str) -> Agreement:
 
 
 def pictures(size_hw: tuple[int, int], count: int) -> np.ndarray:
-    """(count, H, W, 3) uint8 BGR: soft colours, shapes and noise, the same on every machine."""
+    """(count, H, W, 3) uint8 BGR: soft colours, shapes and noise, the same every time."""
     height, width = size_hw
     images = np.empty((count, height, width, 3), np.uint8)
     for seed, image in enumerate(images):

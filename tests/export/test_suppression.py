@@ -71,7 +71,7 @@ def exported(request: pytest.FixtureRequest) -> bytes:
 
     free = {0: torch.export.Dim("batch")}
     program = torch.onnx.export(
-        Graph(),
+        Graph().eval(),
         tuple(batch(range(2))),
         dynamo=True,
         opset_version=19,
@@ -149,5 +149,19 @@ def test_a_chain_of_boxes_that_each_suppress_the_next_settles_within_the_rounds(
 
 
 def test_the_mode_that_cannot_be_written_yet_says_so():
-    with pytest.raises(ExportError, match="efficientnms.*matrix"):
+    with pytest.raises(ExportError, match=r"efficientnms.*matrix"):
         modes.check_mode(replace(RULE, mode="efficientnms"))
+
+
+@pytest.mark.parametrize("mode", ["onnx", "matrix"])
+def test_of_equal_scores_the_lower_index_wins(mode: str):
+    """As in ONNX's TopK, so that the reference and the runtimes agree on saturated scores."""
+    boxes, _, labels = crowd(0)
+    scores = np.full(len(boxes), 0.75, np.float32)
+    found = modes.suppress(
+        Candidates(*(torch.from_numpy(part)[None] for part in (boxes, scores, labels))),
+        replace(RULE, mode=mode),
+        num_classes=CLASSES,
+    )
+    keep = in_numpy(boxes, scores, labels, RULE)
+    np.testing.assert_array_equal(found.boxes[0, : len(keep)], boxes[keep])

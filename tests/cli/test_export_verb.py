@@ -1,0 +1,167 @@
+"""`edgedet export`, as its user runs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from places import Ended
+
+torch = pytest.importorskip("torch")
+
+from edgedet.cli import export  # noqa: E402
+from edgedet.errors import UsageError  # noqa: E402
+from edgedet.export import onnx_file, to_onnx  # noqa: E402
+from edgedet.models import checkpoint, yolox  # noqa: E402
+
+Cli = Callable[..., Ended]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A YOLOX-nano of two unnamed classes with random weights, as a foreign `.pth`."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "mine.pth"
+    torch.save({"model": yolox.build("nano", 2).state_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def traced(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That checkpoint at 64x96 pixels, traced once for all tests."""
+    detector, spec = checkpoint.load(saved)
+    spec = export.replace(spec, size_hw=(64, 96), batch=1)
+    return to_onnx.to_onnx(detector, spec, tmp_path_factory.mktemp("traced") / "traced.onnx")
+
+
+@pytest.fixture
+def quick(traced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verb takes the traced file instead of tracing for seconds again."""
+    monkeypatch.setattr(to_onnx, "to_onnx", lambda detector, spec, path: Path(shutil.copy(traced, path)))
+
+
+def test_every_file_is_named_by_what_it_is_and_carries_its_figures(edgedet_cli: Cli, saved: Path, tmp_path: Path, quick):
+    options = ["--to", "onnx", "--to", "openvino", "--precision", "fp32", "--precision", "fp16", "--size", "64x96"]
+    ended = edgedet_cli("export", saved, *options, "--out", tmp_path, "--json")
+    assert ended.code == 0, ended.err
+    stem = "yolox-nano-64x96"
+    suffixes = ("fp16.bin", "fp16.onnx", "fp16.xml", "fp32.bin", "fp32.onnx", "fp32.xml")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{stem}-{suffix}" for suffix in suffixes]
+    files = json.loads(ended.out)
+    assert [(file["format"], file["precision"]) for file in files] == [
+        ("onnx", "fp32"),
+        ("openvino", "fp32"),
+        ("onnx", "fp16"),
+        ("openvino", "fp16"),
+    ]
+    for file in files:
+        assert file["check"]["candidates"] >= 100
+        assert file["check"]["box_error_px"] < 0.1
+    _, spec = onnx_file.read(tmp_path / f"{stem}-fp16.onnx")
+    assert spec.provenance["check"] == files[2]["check"]
+    assert len(spec.provenance["parent_sha256"]) == 64
+
+
+def test_the_table_names_the_file_and_its_error(edgedet_cli: Cli, saved: Path, tmp_path: Path, quick):
+    ended = edgedet_cli("export", saved, "--size", "64x96", "--out", tmp_path)
+    assert ended.code == 0, ended.err
+    assert "yolox-nano-64x96-fp32.onnx" in ended.out
+    assert "(p99)" in ended.out
+    assert "onnxruntime" in ended.out
+
+
+def test_a_file_that_differs_from_pytorch_is_not_written(
+    edgedet_cli: Cli, saved: Path, traced: Path, tmp_path: Path, monkeypatch
+):
+    def disturbed(detector, spec, path: Path) -> Path:
+        model, spec = onnx_file.read(traced)
+        bias = next(t for t in model.graph.initializer if t.name.endswith("reg_preds.0.bias"))
+        bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.1), bias.name))
+        return onnx_file.write(path, model, spec)
+
+    monkeypatch.setattr(to_onnx, "to_onnx", disturbed)
+    ended = edgedet_cli("export", saved, "--size", "64x96", "--out", tmp_path)
+    assert ended.code == 1
+    assert "fp32.onnx is not written: its box_error_px against PyTorch is" in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_gives_no_numbers_is_not_written(edgedet_cli: Cli, saved: Path, traced: Path, tmp_path: Path, monkeypatch):
+    def broken(detector, spec, path: Path) -> Path:
+        model, spec = onnx_file.read(traced)
+        bias = next(t for t in model.graph.initializer if t.name.endswith("obj_preds.0.bias"))
+        bias.CopyFrom(onnx.numpy_helper.from_array(np.full(1, np.nan, np.float32), bias.name))
+        return onnx_file.write(path, model, spec)
+
+    monkeypatch.setattr(to_onnx, "to_onnx", broken)
+    ended = edgedet_cli("export", saved, "--size", "64x96", "--out", tmp_path)
+    assert ended.code == 1
+    assert "nan" in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_measures_on_the_users_images_and_writes_it_into_the_file(
+    edgedet_cli: Cli, saved: Path, traced: Path, bccd: Path, tmp_path: Path, monkeypatch
+):
+    """With random weights nothing is detected: a gate that could not be measured is not passed."""
+    monkeypatch.setattr(to_onnx, "to_onnx", lambda detector, spec, path: Path(shutil.copy(traced, path)))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for photo in sorted(bccd.rglob("*.jpg"))[:2]:
+        shutil.copy(photo, folder)
+    ended = edgedet_cli("export", saved, "--size", "64x96", "--out", tmp_path / "out", "--verify", folder)
+    assert ended.code == 1
+    assert "nothing could be measured" in ended.err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_trained_detector_passes_every_gate_on_photos(
+    edgedet_cli: Cli, yolox_nano_pth: Path, coco_val: Path, tmp_path: Path
+):
+    options = ["--precision", "fp32", "--precision", "fp16", "--to", "onnx", "--to", "openvino", "--simplify"]
+    ended = edgedet_cli("export", yolox_nano_pth, *options, "--out", tmp_path, "--verify", coco_val, "--json")
+    assert ended.code == 0, ended.err
+    for file in json.loads(ended.out):
+        assert file["verification"]["images"] == 64
+        assert abs(file["verification"]["ap_drop"]) <= (0.0005 if file["precision"] == "fp32" else 0.002)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--precision", "int8"], ["--precision 'int8'", "fp32, fp16"]),
+        (["--to", "tensorrt"], ["--to 'tensorrt'", "onnx, openvino"]),
+        (["--size", "400"], ["400x400", "multiple of 32", "--size 384x384"]),
+        (["--size", "big"], ["'big'", "384x640"]),
+        (["--batch", "0"], ["'0'", "dynamic"]),
+        (["--classes", "one,two,three"], ["2 classes", "3 names"]),
+        (["--classes", "absent.txt"], ["absent.txt", "neither a file"]),
+    ],
+)
+def test_a_wrong_option_gets_one_message_and_nothing_is_made(edgedet_cli: Cli, saved: Path, tmp_path: Path, options, words):
+    ended = edgedet_cli("export", saved, *options, "--out", tmp_path / "out")
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    for word in words:
+        assert word in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_classes_are_read_from_a_file_or_from_the_option(tmp_path: Path):
+    (tmp_path / "names.txt").write_text("red cell\nplatelet\n\n")
+    assert export.read_classes(str(tmp_path / "names.txt")) == ["red cell", "platelet"]
+    assert export.read_classes("red cell, platelet") == ["red cell", "platelet"]
+    assert export.read_classes("cat") == ["cat"]
+
+
+def test_sizes_are_height_by_width():
+    assert export.parse_size("416") == (416, 416)
+    assert export.parse_size("384x640") == (384, 640)
+    with pytest.raises(UsageError):
+        export.parse_size("384x640x3")
