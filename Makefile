@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # `make test PYTEST_ARGS="-k letterbox"`
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-all lint types bench clean
+.PHONY: demo test test-all lint types bench support clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/edgedet demo
@@ -30,7 +30,12 @@ types: $(VENV)/dev.stamp
 	$(BIN)/mypy build/types/edgedet
 
 bench: $(VENV)/dev.stamp
-	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out benchmarks/support.py,$(wildcard benchmarks/*.py)); do \
+	  echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# Measures every cell anew and writes edgedet/support.json; README's copy follows by hand (a test says so).
+support: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/support.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs

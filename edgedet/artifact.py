@@ -33,6 +33,12 @@ def require_file(path: Path) -> Path:
     return path
 
 
+def parts(path: Path) -> list[Path]:
+    """The files that a model consists of: its weights, where they lie in a file of their own, then itself."""
+    weights = path.with_suffix(".bin") if path.suffix == ".xml" else path.with_name(f"{path.name}.data")
+    return [weights, path] if weights.is_file() else [path]
+
+
 @contextmanager
 def writing(*targets: Path) -> Iterator[tuple[Path, ...]]:
     """Temporary paths beside the targets, each moved onto its target when the block ends well.

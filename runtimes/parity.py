@@ -106,7 +106,7 @@ def compare(
 def describe(recording: Recording, truth: Dataset | None) -> Side:
     """The figures of one model by itself; truth: None where nothing can be scored."""
     path = recording.target.path
-    files = [f for f in (path, path.with_suffix(".bin"), path.with_name(path.name + ".data")) if f.is_file()]
+    files = artifact.parts(path)
     scores = np.concatenate([found.scores for found in recording.detections])
     return Side(
         label=recording.label,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from edgedet import artifact
 from edgedet.artifact import require_file, sha256, write_text, writing
 from edgedet.errors import ArtifactError, OutputError
 
@@ -117,3 +118,13 @@ def test_what_is_no_file_is_refused_with_what_is_there(tmp_path):
         require_file(tmp_path / "gone.onnx")
     with pytest.raises(ArtifactError, match="is a folder; name a file in it"):
         sha256(tmp_path)
+
+
+def test_parts_of_a_model_are_its_own_weights_only(tmp_path: Path):
+    """An ONNX file and an OpenVINO one of the same name lie side by side; the .bin is the latter's."""
+    for name in ("model.onnx", "model.xml", "model.bin"):
+        (tmp_path / name).touch()
+    assert artifact.parts(tmp_path / "model.onnx") == [tmp_path / "model.onnx"]
+    assert artifact.parts(tmp_path / "model.xml") == [tmp_path / "model.bin", tmp_path / "model.xml"]
+    (tmp_path / "model.onnx.data").touch()
+    assert artifact.parts(tmp_path / "model.onnx") == [tmp_path / "model.onnx.data", tmp_path / "model.onnx"]
