@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from edgedet import __version__
+from edgedet.errors import ExportError
 from edgedet.export import onnx_file
 from edgedet.export.graph import ExportGraph
 from edgedet.export.suppression import translation_table
@@ -71,6 +72,8 @@ def _trace(graph: ExportGraph):
             dynamic_shapes=None if graph.spec.batch else {"images": {0: torch.export.Dim("batch")}},
             custom_translation_table=translation_table(),
         )
+    if program is None:
+        raise ExportError(f"{graph.spec.name}: the exporter gave no model; this is a defect of torch {torch.__version__}")
     return program.model_proto
 
 

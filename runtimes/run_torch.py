@@ -106,7 +106,7 @@ class TorchSession:
 
         with torch.inference_mode():
             candidates = self._graph.candidates(torch.from_numpy(as_input(images, self.spec)).to(self._device))
-            found = {}
+            found: dict[str, torch.Tensor] = {}
             if self.spec.suppression.mode != "none":
                 found |= zip(FINAL, self._graph.finish(candidates), strict=True)
             if self._outputs == "candidates" or not found:

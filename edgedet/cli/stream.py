@@ -48,8 +48,8 @@ def command(
     from edgedet.streaming.pipeline import stream
     from edgedet.streaming.sources.base import open_source
 
-    outputs = {"--save": save, "--jsonl": jsonl, "--contact-sheet": contact_sheet}
-    outputs = {option: path for option, path in outputs.items() if path is not None}
+    named = {"--save": save, "--jsonl": jsonl, "--contact-sheet": contact_sheet}
+    outputs = {option: path for option, path in named.items() if path is not None}
     _check_outputs(source, outputs)
     tally = _Tally(source)
     try:

@@ -108,7 +108,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelSpec | None]:
 
 def _unpickle(path: Path) -> object:
     # Best scores in training checkpoints are often NumPy numbers: data, not code.
-    harmless = [np.dtype, np._core.multiarray.scalar, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
+    scalar = np.float64(0).__reduce__()[0]
+    harmless = [np.dtype, scalar, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
     try:
         with torch.serialization.safe_globals(harmless):
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -27,9 +27,12 @@ BOX_WEIGHT = 5.0
 class Level(Protocol):
     """One level's raw maps: box (B, 4, h, w), objectness (B, 1, h, w), classes (B, C, h, w)."""
 
-    box: Tensor
-    objectness: Tensor
-    classes: Tensor
+    @property
+    def box(self) -> Tensor: ...
+    @property
+    def objectness(self) -> Tensor: ...
+    @property
+    def classes(self) -> Tensor: ...
 
 
 class Cells(NamedTuple):
