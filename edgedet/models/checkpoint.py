@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -109,7 +109,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelSpec | None]:
 def _unpickle(path: Path) -> object:
     # Best scores in training checkpoints are often NumPy numbers: data, not code.
     scalar = np.float64(0).__reduce__()[0]
-    harmless = [np.dtype, scalar, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
+    harmless: list[Any] = [np.dtype, scalar, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
     try:
         with torch.serialization.safe_globals(harmless):
             return torch.load(path, map_location="cpu", weights_only=True)
