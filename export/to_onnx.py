@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from edgedet.export.graph import ExportGraph
 from edgedet.export.suppression import translation_table
 from edgedet.models.base import Detector
 from edgedet.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def to_onnx(detector: Detector, spec: ModelSpec, path: Path) -> Path:
@@ -52,8 +56,8 @@ class _Taps(nn.Module):
         return [*final, *candidates, *pytree.tree_leaves(raw)]
 
 
-def _trace(graph: ExportGraph):
-    """The onnx.ModelProto of a graph, with candidates and raw heads as outputs."""
+def _trace(graph: ExportGraph) -> onnx.ModelProto:
+    """The ONNX model of a graph, with candidates and raw heads as outputs."""
     images = graph.example()
     taps = _Taps(graph).eval()
     with torch.inference_mode():
