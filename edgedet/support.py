@@ -49,7 +49,9 @@ def read(path: Path = FILE) -> list[Cell]:
 def record(cells: Iterable[Cell], path: Path = FILE) -> None:
     """Replace the cells of the same model, runtime and precision, keep the others."""
     merged = {(c.model, c.runtime, c.precision): c for c in (*read(path), *cells)}
-    lines = ",\n".join(json.dumps(asdict(cell), ensure_ascii=False) for cell in merged.values())
+    models = list(dict.fromkeys(cell.model for cell in merged.values()))
+    ordered = sorted(merged.values(), key=lambda cell: models.index(cell.model))
+    lines = ",\n".join(json.dumps(asdict(cell), ensure_ascii=False) for cell in ordered)
     artifact.write_text(path, f"[\n{lines}\n]\n")
 
 

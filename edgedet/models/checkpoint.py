@@ -82,6 +82,7 @@ def save(path: Path, state: Mapping[str, Tensor], spec: ModelSpec) -> None:
 
     with artifact.writing(path) as (temporary,):
         save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, {KEY: spec.to_json()})
+        temporary.chmod(0o644)  # safetensors makes files only their owner can read
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], ModelSpec | None]:
