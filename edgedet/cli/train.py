@@ -4,36 +4,42 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
 
 import typer
 
 from edgedet.console import print_json, say
 from edgedet.errors import UsageError
 
-if TYPE_CHECKING:
-    from edgedet.training.config import TrainingConfig
-
 RUNS = Path("runs/train")
 
 
 def command(
-    data: Optional[Path] = typer.Option(None, help="Data set: a COCO JSON, a VOC or YOLO folder; its train and val splits are found."),
+    data: Path | None = typer.Option(
+        None, help="Data set: COCO, VOC or YOLO; its train and val splits are found."
+    ),
     model: str = typer.Option("yolox-nano", help="Model to train: yolox-nano, -tiny, -s, -m, -l, -x."),
-    init: Optional[Path] = typer.Option(None, help="Checkpoint to start from; classes it shares with the data keep their weights."),
-    val: Optional[Path] = typer.Option(None, help="Validation data, where the data set has no val split."),
-    classes: Optional[str] = typer.Option(None, help="Train on these classes only, in this order: person,car"),
-    epochs: Optional[int] = typer.Option(None, help="Passes over the data. Default: 1300 steps' worth from --init, 30 000 without; 10 to 300."),
+    init: Path | None = typer.Option(
+        None, help="Checkpoint to start from; shared classes keep their weights."
+    ),
+    val: Path | None = typer.Option(None, help="Validation data, where the data set has no val split."),
+    classes: str | None = typer.Option(None, help="Train on these classes only, in this order: person,car"),
+    epochs: int | None = typer.Option(
+        None, help="Default: as many as make 780 steps with --init, 30 000 without."
+    ),
     batch: int = typer.Option(16, help="Images a step and device."),
-    size: Optional[int] = typer.Option(None, help="Side of the square input in pixels. Default: the model's."),
-    lr: Optional[float] = typer.Option(None, help="Peak learning rate. Default: .001 at batch 16, growing with its root."),
+    size: int | None = typer.Option(None, help="Side of the square input in pixels. Default: the model's."),
+    lr: float | None = typer.Option(None, help="Peak learning rate. Default: .001 at batch 16, growing with its root."),
     seed: int = typer.Option(0, help="Everything random follows from it."),
     devices: int = typer.Option(1, help="Devices, each its own process."),
     accelerator: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     precision: str = typer.Option("auto", help="auto (bf16-mixed on CUDA, else 32-true), 32-true, bf16-mixed or 16-mixed."),
+    norms: str = typer.Option(
+        "batch", help="batch, or frozen: keep the statistics of --init, for few images."
+    ),
+    plain_epochs: int | None = typer.Option(None, help="Last epochs without augmentation. Default: 15 % of them."),
     workers: int = typer.Option(2, help="Threads that prepare images."),
-    out: Optional[Path] = typer.Option(None, help="Run folder. Default: runs/train/<data>-<model>, numbered."),
-    resume: Optional[Path] = typer.Option(None, help="Run folder to go on with; takes no other option."),
+    out: Path | None = typer.Option(None, help="Run folder. Default: runs/train/<data>-<model>, numbered."),
+    resume: Path | None = typer.Option(None, help="Run folder to go on with; takes no other option."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Train a detector; the run folder holds best.safetensors, curves and predictions.
@@ -56,7 +62,7 @@ def command(
             TrainingConfig(
                 data=data, out=out or _new_folder(data, model), model=model, val=val, classes=names, init=init,
                 epochs=epochs, batch=batch, size=size, lr=lr, seed=seed, workers=workers,
-                devices=devices, accelerator=accelerator, precision=precision,
+                devices=devices, accelerator=accelerator, precision=precision, norms=norms, plain_epochs=plain_epochs,
             )
         )  # fmt: skip
     say(f"best of {result.epochs} epochs: {result.epoch}, AP {result.ap:.3f}, AP50 {result.ap50:.3f}: {result.best}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from edgedet.console import to_json
@@ -13,7 +13,9 @@ from edgedet.errors import ArtifactError, UsageError
 FILE = "config.json"
 REFERENCE_BATCH = 16
 PEAK_RATE = 1e-3  # AdamW's at the reference batch
-STEPS_FINE_TUNING, STEPS_FROM_SCRATCH = 1300, 30_000
+STEPS_FINE_TUNING, STEPS_FROM_SCRATCH = 780, 30_000
+_LEAST = {"epochs": 1, "plain_epochs": 0, "batch": 1, "size": 32, "seed": 0, "workers": 1, "devices": 1}
+PLAIN_PART = 0.15  # of the epochs
 EPOCHS_AT_LEAST, EPOCHS_AT_MOST = 10, 300
 
 
@@ -23,7 +25,10 @@ class TrainingConfig:
 
     data, val: data sets. init: a checkpoint to start from. batch: images a step
     and device. size: the input's side in pixels. lr: the peak rate. workers:
-    threads that prepare images. out: the run folder.
+    threads that prepare images. norms: `batch`, normalise by each batch, or
+    `frozen`, by the initial weights' own statistics: for few images that are
+    unlike what is to be recognised later. plain_epochs: how many epochs, at the
+    end, train on images as inference sees them. out: the run folder.
     """
 
     data: Path
@@ -41,14 +46,18 @@ class TrainingConfig:
     devices: int = 1
     accelerator: str = "auto"
     precision: str = "auto"
+    norms: str = "batch"
+    plain_epochs: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch", 1), ("workers", 1), ("devices", 1), ("size", 32), ("seed", 0)):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
-                raise UsageError(f"--{name} is {value}; it must be at least {least}")
+                raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
         if self.size is not None and self.size % 32:
             raise UsageError(f"--size is {self.size}; it must be a multiple of 32, such as {round(self.size / 32) * 32}")
+        if self.norms not in ("batch", "frozen"):
+            raise UsageError(f"--norms is {self.norms!r}; it must be batch or frozen")
         if self.lr is not None and not 0 < self.lr < 1:
             raise UsageError(f"--lr is {self.lr}; it must lie between 0 and 1")
 
@@ -61,6 +70,12 @@ class TrainingConfig:
         steps = STEPS_FINE_TUNING if self.init else STEPS_FROM_SCRATCH
         epochs = math.ceil(steps / math.ceil(images / (self.batch * self.devices)))
         return min(max(epochs, EPOCHS_AT_LEAST), EPOCHS_AT_MOST)
+
+    def resolved(self, images: int) -> TrainingConfig:
+        """The same run with every default filled in, for this many images."""
+        epochs = self.epochs or self.default_epochs(images)
+        plain = round(epochs * PLAIN_PART) if self.plain_epochs is None else self.plain_epochs
+        return replace(self, epochs=epochs, lr=self.lr or self.default_rate(), plain_epochs=plain)
 
     def to_json(self) -> str:
         """Indented JSON, paths as absolute strings."""
@@ -75,6 +90,8 @@ class TrainingConfig:
             classes = tuple(values["classes"]) if values["classes"] else None
             return cls(**{**values, **paths, "classes": classes, "out": folder})
         except FileNotFoundError as error:
-            raise ArtifactError(f"{folder}: no training run ({FILE} is absent); name a folder that `edgedet train` wrote") from error
+            raise ArtifactError(
+                f"{folder}: no training run ({FILE} is absent); name a folder that `edgedet train` wrote"
+            ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{folder / FILE}: not readable ({error}); start the run anew") from error

@@ -30,12 +30,11 @@ from edgedet.training.batches import Batch, TrainingImages, batches_per_epoch, e
 from edgedet.training.config import TrainingConfig
 from edgedet.training.devices import make_fabric
 from edgedet.training.evaluation import detect
-from edgedet.training.normalization import unfold_norms
+from edgedet.training.normalization import freeze_norms, unfold_norms
 from edgedet.training.schedule import AveragedWeights, Schedule, parameter_groups
 from edgedet.training.splits import open_splits
 from edgedet.training.start import initial_detector
 
-PLAIN_PART = 0.15  # of the epochs, at the end, train on images as inference sees them
 EVALUATIONS = 20  # spread over the run
 WEIGHT_DECAY = 0.05
 GRADIENT_NORM = 20.0
@@ -70,7 +69,7 @@ def _run(config: TrainingConfig) -> Result:
     fabric = make_fabric(config)
     fabric.launch()
     train_set, val_set = open_splits(config)
-    config = replace(config, epochs=config.epochs or config.default_epochs(len(train_set)), lr=config.lr or config.default_rate())
+    config = config.resolved(len(train_set))
     state = run_folder.load_state(config.out)
     start = initial_detector(config if state is None else replace(config, init=None), train_set.classes)
     if state is not None:
@@ -142,7 +141,7 @@ class Trainer:
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         config, fabric = self._config, self._fabric
-        plain = epoch >= config.epochs - round(config.epochs * PLAIN_PART)
+        plain = epoch >= config.epochs - config.plain_epochs
         return epoch_batches(
             self._images,
             self._images.plain if plain else self._images.augmented,
@@ -153,6 +152,8 @@ class Trainer:
     def _train_epoch(self, epoch: int, progress: Iterator[int]) -> dict[str, float]:
         """The mean loss terms of one epoch, and the last learning rate."""
         self._network.train()
+        if self._config.norms == "frozen":
+            freeze_norms(self._network)
         sums: dict[str, Tensor] = {}
         rate = 0.0
         for step, (batch, _) in enumerate(zip(self._batches(epoch), progress), start=epoch * self._steps):

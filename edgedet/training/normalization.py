@@ -1,23 +1,28 @@
 """Batch norms that were folded into the convolutions before them, given their statistics back.
 
 Published checkpoints at times carry identity norms: mean 0, variance 1, weight
-1 (or √(1 + ε)), and a bias. In evaluation they are harmless. In training a norm divides by
-the statistics of the batch, which are nothing like 0 and 1, and the pretrained
-features are gone after one step. So the statistics are measured on images and
-written in such a way that the function stays the same.
+1 (or √(1 + ε)), and a bias. In evaluation they are harmless. In training a norm
+divides by the statistics of the batch, which are nothing like 0 and 1, and the
+pretrained features are gone after one step. So the statistics are measured on
+images and written in such a way that the function stays the same. Folding also
+left kernels of any magnitude, down to 10⁻⁵, which one step of the optimizer
+would swamp; each is brought to the magnitude of a fresh one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
+from edgedet.models.layers import ConvNormAct
 
-def folded_norms(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    """The norms, by name, that only add a bias: identities of a trained network (fresh ones have no bias either)."""
-    return {name: norm for name, norm in network.named_modules() if isinstance(norm, nn.BatchNorm2d) and _is_folded(norm)}
+
+def folded_blocks(network: nn.Module) -> dict[str, ConvNormAct]:
+    """The blocks, by name, whose norm only adds a bias: identities of a trained network (fresh ones have no bias either)."""
+    return {name: block for name, block in network.named_modules() if isinstance(block, ConvNormAct) and _is_folded(block.bn)}
 
 
 def _is_folded(norm: nn.BatchNorm2d) -> bool:
@@ -30,15 +35,13 @@ def _is_folded(norm: nn.BatchNorm2d) -> bool:
 def unfold_norms(network: nn.Module, inputs: Iterable[Tensor]) -> int:
     """Give folded norms the statistics of their inputs, keeping the function; returns how many there were.
 
-    inputs: batches (B, 3, H, W) as the network takes them. With scale g and
-    offset o of the identity, y = g·x + o, and the measured mean m and variance v:
-    weight = g·√(v + ε), bias = o + g·m, so that evaluation gives the same y.
+    inputs: batches (B, 3, H, W) as the network takes them.
     """
-    norms = folded_norms(network)
-    if not norms:
+    blocks = folded_blocks(network)
+    if not blocks:
         return 0
-    sums: dict[str, list[Tensor]] = {name: [] for name in norms}
-    handles = [norm.register_forward_pre_hook(_collector(sums[name])) for name, norm in norms.items()]
+    sums: dict[str, list[Tensor]] = {name: [] for name in blocks}
+    handles = [block.bn.register_forward_pre_hook(_collector(sums[name])) for name, block in blocks.items()]
     training = network.training
     network.eval()
     for images in inputs:
@@ -46,13 +49,13 @@ def unfold_norms(network: nn.Module, inputs: Iterable[Tensor]) -> int:
     network.train(training)
     for handle in handles:
         handle.remove()
-    for name, norm in norms.items():
+    for name, block in blocks.items():
         mean, square = torch.stack(sums[name]).mean(0)  # each (C,)
-        _rewrite(norm, mean, square - mean.square())
-    return len(norms)
+        _rewrite(block, mean, (square - mean.square()).clamp(min=0))
+    return len(blocks)
 
 
-def _collector(found: list[Tensor]):
+def _collector(found: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def collect(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].double()
         found.append(torch.stack([x.mean((0, 2, 3)), x.square().mean((0, 2, 3))]))  # (2, C)
@@ -60,11 +63,26 @@ def _collector(found: list[Tensor]):
     return collect
 
 
-def _rewrite(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
-    variance = variance.clamp(min=0)
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    offset = norm.bias.double() - norm.running_mean.double() * scale
-    norm.weight.copy_(scale * (variance + norm.eps).sqrt())
-    norm.bias.copy_(offset + scale * mean)
-    norm.running_mean.copy_(mean)
-    norm.running_var.copy_(variance)
+def _rewrite(block: ConvNormAct, mean: Tensor, variance: Tensor) -> None:
+    """Write the same function y = g·x + o with the kernel scaled by s and the statistics m and v of its output x.
+
+    mean, variance: (C,) float64. Norm of s·x: mean s·m, variance s²·v, weight
+    (g / s)·√(s²·v + ε), bias o + g·m.
+    """
+    kernel, norm = block.conv.weight, block.bn
+    fan_in = kernel[0].numel()
+    scale = 1 / (math.sqrt(3 * fan_in) * kernel.double().flatten(1).square().mean(1).sqrt().clamp(min=1e-8))
+    gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    offset = norm.bias.double() - norm.running_mean.double() * gain
+    kernel.mul_(scale.view(-1, 1, 1, 1))
+    norm.running_mean.copy_(scale * mean)
+    norm.running_var.copy_(scale.square() * variance)
+    norm.weight.copy_(gain / scale * (scale.square() * variance + norm.eps).sqrt())
+    norm.bias.copy_(offset + gain * mean)
+
+
+def freeze_norms(network: nn.Module) -> None:
+    """Let every batch norm use its running statistics and leave them as they are, also while the rest trains."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()

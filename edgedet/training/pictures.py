@@ -15,7 +15,16 @@ from edgedet.detections import Detections
 
 TILE_HW = (300, 400)
 SHOWN_SCORE = 0.3
-_COLORS = ((40, 60, 230), (230, 130, 30), (60, 170, 40), (200, 40, 180), (20, 170, 230), (190, 190, 30), (120, 90, 60), (90, 90, 255))
+_COLORS = (
+    (40, 60, 230),
+    (230, 130, 30),
+    (60, 170, 40),
+    (200, 40, 180),
+    (20, 170, 230),
+    (190, 190, 30),
+    (120, 90, 60),
+    (90, 90, 255),
+)
 
 
 def draw_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -31,9 +40,15 @@ def draw_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         losses.plot(epochs, [row[name] for row in rows], label=name)
     scored = [row for row in rows if row["ap50"] is not None]
     for name in ("ap50", "ap"):
-        scores.plot([row["epoch"] for row in scored], [row[name] for row in scored], marker="o", markersize=3, label=name.upper())
+        scores.plot(
+            [row["epoch"] for row in scored], [row[name] for row in scored], marker="o", markersize=3, label=name.upper()
+        )
     rate.plot(epochs, [row["lr"] for row in rows])
-    for axis, title in ((losses, "training loss, weighted"), (scores, "average precision, validation"), (rate, "learning rate")):
+    for axis, title in (
+        (losses, "training loss, weighted"),
+        (scores, "average precision, validation"),
+        (rate, "learning rate"),
+    ):
         axis.set(title=title, xlabel="epoch", ylim=(0, 1) if axis is scores else (0, None))
         axis.grid(alpha=0.3)
     losses.legend()

@@ -58,5 +58,3 @@ def parameter_groups(network: nn.Module, *, weight_decay: float) -> list[dict[st
     kernels = [p for p in network.parameters() if p.ndim > 1]
     vectors = [p for p in network.parameters() if p.ndim <= 1]
     return [{"params": kernels, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-
-

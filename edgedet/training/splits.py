@@ -49,7 +49,9 @@ def _hold_out(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     say(f"holding out {count} of {len(dataset)} images for validation (seed {seed}); --val names a set of your own")
     held, kept = ([dataset.samples[i] for i in sorted(part)] for part in (order[:count], order[count:]))
     name = dataset.name
-    return replace(dataset, samples=tuple(kept), name=f"{name}:train"), replace(dataset, samples=tuple(held), name=f"{name}:held-out")
+    return replace(dataset, samples=tuple(kept), name=f"{name}:train"), replace(
+        dataset, samples=tuple(held), name=f"{name}:held-out"
+    )
 
 
 def _check(dataset: Dataset) -> None:

@@ -11,7 +11,6 @@ from edgedet import __version__
 from edgedet.console import say
 from edgedet.errors import CheckpointError
 from edgedet.models import checkpoint
-from edgedet.models.base import Detector
 from edgedet.models.checkpoint import Checkpoint
 from edgedet.training.config import TrainingConfig
 
@@ -28,7 +27,8 @@ def initial_detector(config: TrainingConfig, classes: Sequence[str]) -> Checkpoi
     parent = _parent(config.init, config.model)
     kept = checkpoint.transfer(detector, parent.detector.state_dict(), old=parent.spec.classes, new=classes)
     shared = [name for name in classes if name in parent.spec.classes]
-    say(f"weights from {config.init.name}; {_fate(shared, len(classes))}{f'; {len(kept)} tensors start at random' if kept else ''}")
+    random = f"; {len(kept)} tensors start at random" if kept else ""
+    say(f"weights from {config.init.name}; {_fate(shared, len(classes))}{random}")
     return Checkpoint(
         detector, spec.with_provenance(parent=config.init.name, parent_sha256=parent.spec.provenance["parent_sha256"])
     )
@@ -45,5 +45,3 @@ def _fate(shared: Sequence[str], count: int) -> str:
     if len(shared) == count:
         return "all classes are known to it"
     return f"{len(shared)} of {count} classes are known to it" + (f" ({', '.join(shared[:5])})" if shared else "")
-
-

@@ -133,5 +133,7 @@ def test_transfer_keeps_the_rows_of_shared_classes_and_says_what_stays_random(de
     assert torch.equal(after[1], source[1])
     assert torch.equal(after[0], before[0])
     assert kept == []
-    kept = checkpoint.transfer(checkpoint.build("yolox-nano", 2), detector.state_dict(), old=("car", "dog", "bus"), new=("x", "y"))
+    kept = checkpoint.transfer(
+        checkpoint.build("yolox-nano", 2), detector.state_dict(), old=("car", "dog", "bus"), new=("x", "y")
+    )
     assert sorted(kept) == [f"head.cls_preds.{i}.{part}" for i in range(3) for part in ("bias", "weight")]

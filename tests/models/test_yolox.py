@@ -51,7 +51,9 @@ def test_every_variant_and_class_count_is_recognised_from_its_tensors(variant, c
 def test_decode_places_a_zero_offset_cell_at_its_corner_with_the_stride_as_size():
     detector = yolox.build("nano", 2)
     raw = [
-        yolox.HeadLevel(torch.zeros(1, 4, 64 // s, 64 // s), torch.zeros(1, 1, 64 // s, 64 // s), torch.zeros(1, 2, 64 // s, 64 // s))
+        yolox.HeadLevel(
+            torch.zeros(1, 4, 64 // s, 64 // s), torch.zeros(1, 1, 64 // s, 64 // s), torch.zeros(1, 2, 64 // s, 64 // s)
+        )
         for s in detector.strides
     ]
     raw[1].objectness[0, 0, 2, 3] = 20.0  # stride 16, row 2, column 3: centre (48, 32)
@@ -69,7 +71,10 @@ def test_a_step_down_the_gradient_lowers_the_loss():
     torch.manual_seed(0)
     detector = yolox.build("nano", 2).train()
     images = torch.rand(2, 3, 96, 96) * 255
-    targets = [Target(torch.tensor([[10.0, 10, 60, 70]]), torch.tensor([1])), Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))]
+    targets = [
+        Target(torch.tensor([[10.0, 10, 60, 70]]), torch.tensor([1])),
+        Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)),
+    ]
     optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3)
     losses = []
     for _ in range(20):

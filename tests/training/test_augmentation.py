@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from edgedet.boxes import iou_matrix
-from edgedet.training.augmentation import Augmentation, Example, compose_mosaic, jitter_color, mirror, mix, transform_boxes, warp
+from edgedet.training.augmentation import (
+    Augmentation,
+    Example,
+    compose_mosaic,
+    jitter_color,
+    mirror,
+    mix,
+    transform_boxes,
+    warp,
+)
 
 SIZE, FILL = 96, 114
 

@@ -51,7 +51,12 @@ def test_every_image_is_seen_once_and_the_last_batch_is_filled_up(images):
 def test_processes_share_the_images_of_an_epoch(squares):
     dataset = open_dataset(squares[0])
     images = TrainingImages(dataset, BOX, Augmentation(flip=0))
-    seen = [tuple(image.flatten().tolist()) for rank in (0, 1) for b in epoch(images, batch=2, rank=rank, world=2, plain=True) for image in b.images]
+    seen = [
+        tuple(image.flatten().tolist())
+        for rank in (0, 1)
+        for b in epoch(images, batch=2, rank=rank, world=2, plain=True)
+        for image in b.images
+    ]
     assert len(seen) == len(set(seen)) == 8
 
 

@@ -8,7 +8,7 @@ import torch
 from edgedet.data.dataset import open_dataset
 from edgedet.letterbox import Letterbox
 from edgedet.models import checkpoint
-from edgedet.training.normalization import folded_norms, unfold_norms
+from edgedet.training.normalization import folded_blocks, unfold_norms
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +23,11 @@ def published(yolox_nano_pth):
 
 
 def test_all_norms_of_the_published_weights_are_folded(published):
-    assert len(folded_norms(published)) == 104
+    assert len(folded_blocks(published)) == 104
 
 
-def test_a_fresh_network_has_no_folded_norms():
-    assert folded_norms(checkpoint.build("yolox-nano", 3)) == {}
+def test_a_fresh_network_has_no_folded_blocks():
+    assert folded_blocks(checkpoint.build("yolox-nano", 3)) == {}
 
 
 def flat(raw) -> torch.Tensor:
@@ -40,7 +40,7 @@ def test_unfolding_keeps_the_output_in_evaluation_to_1e_3(published, photos):
     before = flat(detector(photos[0]))
     assert unfold_norms(detector, photos) == 104
     torch.testing.assert_close(flat(detector(photos[0])), before, atol=1e-3, rtol=0)
-    assert folded_norms(detector) == {}
+    assert folded_blocks(detector) == {}
     assert unfold_norms(detector, photos) == 0
 
 

@@ -23,7 +23,22 @@ EPOCHS = 4
 
 def arguments(squares, out: Path) -> list[str]:
     train, val = squares
-    options = ["--data", train, "--val", val, "--model", "yolox-nano", "--size", 64, "--batch", 4, "--epochs", EPOCHS, "--out", out]
+    options = [
+        "--data",
+        train,
+        "--val",
+        val,
+        "--model",
+        "yolox-nano",
+        "--size",
+        64,
+        "--batch",
+        4,
+        "--epochs",
+        EPOCHS,
+        "--out",
+        out,
+    ]
     return [str(option) for option in options]
 
 
@@ -64,7 +79,8 @@ def test_a_killed_run_resumes_to_the_same_weights(finished, squares, tmp_path):
     process = start(*arguments(squares, out))
     deadline = time.monotonic() + 100
     while not (out / "resume.pt").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
