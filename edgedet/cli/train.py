@@ -14,18 +14,12 @@ RUNS = Path("runs/train")
 
 
 def command(
-    data: Path | None = typer.Option(
-        None, help="Data set: COCO, VOC or YOLO; its train and val splits are found."
-    ),
+    data: Path | None = typer.Option(None, help="Data set: COCO, VOC or YOLO; its train and val splits are found."),
     model: str = typer.Option("yolox-nano", help="Model to train: yolox-nano, -tiny, -s, -m, -l, -x."),
-    init: Path | None = typer.Option(
-        None, help="Checkpoint to start from; shared classes keep their weights."
-    ),
+    init: Path | None = typer.Option(None, help="Checkpoint to start from; shared classes keep their weights."),
     val: Path | None = typer.Option(None, help="Validation data, where the data set has no val split."),
     classes: str | None = typer.Option(None, help="Train on these classes only, in this order: person,car"),
-    epochs: int | None = typer.Option(
-        None, help="Default: as many as make 780 steps with --init, 30 000 without."
-    ),
+    epochs: int | None = typer.Option(None, help="Default: as many as make 780 steps with --init, 30 000 without."),
     batch: int = typer.Option(16, help="Images a step and device."),
     size: int | None = typer.Option(None, help="Side of the square input in pixels. Default: the model's."),
     lr: float | None = typer.Option(None, help="Peak learning rate. Default: .001 at batch 16, growing with its root."),
@@ -33,12 +27,10 @@ def command(
     devices: int = typer.Option(1, help="Devices, each its own process."),
     accelerator: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     precision: str = typer.Option("auto", help="auto (bf16-mixed on CUDA, else 32-true), 32-true, bf16-mixed or 16-mixed."),
-    norms: str = typer.Option(
-        "batch", help="batch, or frozen: keep the statistics of --init, for few images."
-    ),
+    norms: str = typer.Option("batch", help="batch, or frozen: keep the statistics of --init, for few images."),
     plain_epochs: int | None = typer.Option(None, help="Last epochs without augmentation. Default: 15 % of them."),
     workers: int = typer.Option(2, help="Threads that prepare images."),
-    out: Path | None = typer.Option(None, help="Run folder. Default: runs/train/<data>-<model>, numbered."),
+    out: Path | None = typer.Option(None, help="Run folder. Default: runs/train/DATA-MODEL, numbered."),
     resume: Path | None = typer.Option(None, help="Run folder to go on with; takes no other option."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
@@ -65,6 +57,8 @@ def command(
                 devices=devices, accelerator=accelerator, precision=precision, norms=norms, plain_epochs=plain_epochs,
             )
         )  # fmt: skip
+    if result is None:  # a helper process of --devices; the first one speaks
+        return
     say(f"best of {result.epochs} epochs: {result.epoch}, AP {result.ap:.3f}, AP50 {result.ap50:.3f}: {result.best}")
     if as_json:
         print_json(asdict(result))

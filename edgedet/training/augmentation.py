@@ -60,7 +60,7 @@ def compose_mosaic(parts: Sequence[Example], size: int, fill: int, random: np.ra
         top = cross_y - height if index < 2 else cross_y
         x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + width, 2 * size), min(top + height, 2 * size)
         canvas[y1:y2, x1:x2] = part.image[y1 - top : y2 - top, x1 - left : x2 - left]
-        boxes.append(part.boxes + np.float32([left, top, left, top]))
+        boxes.append(part.boxes + np.array([left, top, left, top], np.float32))
         labels.append(part.labels)
     return Example(canvas, np.concatenate(boxes), np.concatenate(labels))
 
@@ -109,7 +109,7 @@ def transform_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def mirror(example: Example) -> Example:
     """The example seen in a mirror: left and right exchanged."""
     width = example.image.shape[1]
-    boxes = example.boxes[:, [2, 1, 0, 3]] * np.float32([-1, 1, -1, 1]) + np.float32([width, 0, width, 0])
+    boxes = example.boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([width, 0, width, 0], np.float32)
     return Example(cv2.flip(example.image, 1), boxes, example.labels)
 
 

@@ -78,7 +78,7 @@ class TrainingImages:
         placement = self._letterbox.place((frame.shape[0], frame.shape[1]))
         height, width = placement.inner_hw
         image = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
-        boxes = placement.boxes_to_input(sample.boxes) - np.float32(placement.offset_xy * 2)
+        boxes = placement.boxes_to_input(sample.boxes) - np.array(placement.offset_xy * 2, np.float32)
         example = Example(image, boxes[~sample.crowd], sample.labels[~sample.crowd])
         if len(self._cache) < self._room:
             self._cache[index] = example

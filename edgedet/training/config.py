@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from edgedet.console import to_json
 from edgedet.errors import ArtifactError, UsageError
@@ -19,9 +20,17 @@ PLAIN_PART = 0.15  # of the epochs
 EPOCHS_AT_LEAST, EPOCHS_AT_MOST = 10, 300
 
 
+class Plan(NamedTuple):
+    """How long and how fast one run trains: the numbers that a configuration may leave open."""
+
+    epochs: int
+    plain_epochs: int
+    lr: float
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One run. Values of None are chosen by `resolved`.
+    """One run as it was asked for. Numbers of None are chosen by `plan`.
 
     data, val: data sets. init: a checkpoint to start from. batch: images a step
     and device. size: the input's side in pixels. lr: the peak rate. workers:
@@ -71,11 +80,11 @@ class TrainingConfig:
         epochs = math.ceil(steps / math.ceil(images / (self.batch * self.devices)))
         return min(max(epochs, EPOCHS_AT_LEAST), EPOCHS_AT_MOST)
 
-    def resolved(self, images: int) -> TrainingConfig:
-        """The same run with every default filled in, for this many images."""
+    def plan(self, images: int) -> Plan:
+        """The numbers asked for, or what suits this many images."""
         epochs = self.epochs or self.default_epochs(images)
         plain = round(epochs * PLAIN_PART) if self.plain_epochs is None else self.plain_epochs
-        return replace(self, epochs=epochs, lr=self.lr or self.default_rate(), plain_epochs=plain)
+        return Plan(epochs, plain, self.lr or self.default_rate())
 
     def to_json(self) -> str:
         """Indented JSON, paths as absolute strings."""

@@ -36,7 +36,7 @@ def _accelerator(config: TrainingConfig) -> str:
     return wanted
 
 
-def _precision(wanted: str, accelerator: str) -> str:
+def _precision(wanted: str, accelerator: str) -> Any:
     """Mixed precision where it is fast: on CUDA; full precision elsewhere."""
     if wanted != "auto":
         return wanted

@@ -53,23 +53,23 @@ class Result:
     epochs: int
 
 
-def train(config: TrainingConfig) -> Result:
-    """Train from the start into a new run folder."""
+def train(config: TrainingConfig) -> Result | None:
+    """Train from the start into a new run folder; None in all but the first process of several."""
     if (config.out / configuration.FILE).exists():
         raise UsageError(f"{config.out} holds a training run already; go on with --resume {config.out} or choose another --out")
     return _run(config)
 
 
-def resume(folder: Path) -> Result:
-    """Go on where a run stopped; the end is the same as without the stop."""
+def resume(folder: Path) -> Result | None:
+    """Go on where a run stopped; the end is the same as without the stop. Returns as `train` does."""
     return _run(TrainingConfig.read(folder))
 
 
-def _run(config: TrainingConfig) -> Result:
+def _run(config: TrainingConfig) -> Result | None:
     fabric = make_fabric(config)
     fabric.launch()
     train_set, val_set = open_splits(config)
-    config = config.resolved(len(train_set))
+    config = replace(config, **config.plan(len(train_set))._asdict())
     state = run_folder.load_state(config.out)
     start = initial_detector(config if state is None else replace(config, init=None), train_set.classes)
     if state is not None:
@@ -79,7 +79,8 @@ def _run(config: TrainingConfig) -> Result:
         trainer.restore(state)
     elif fabric.is_global_zero:
         artifact.write_text(config.out / configuration.FILE, config.to_json())
-    return trainer.fit()
+    result = trainer.fit()
+    return result if fabric.is_global_zero else None
 
 
 class Trainer:
@@ -87,17 +88,18 @@ class Trainer:
 
     def __init__(self, config: TrainingConfig, fabric: Any, start: Checkpoint, train_set: Dataset, val_set: Dataset) -> None:
         self._config, self._fabric, self._spec = config, fabric, start.spec
+        self._plan = config.plan(len(train_set))
         self._val_set = val_set
         self._images = TrainingImages(train_set, start.spec.letterbox, Augmentation())
-        self._detector = start.detector.to(fabric.device, memory_format=torch.channels_last)
+        self._detector = start.detector.to(fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._unfold()
         self._average = AveragedWeights(self._detector)
         groups = parameter_groups(self._detector, weight_decay=WEIGHT_DECAY)
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=False)
+        optimizer = torch.optim.AdamW(groups, lr=self._plan.lr)
         self._network, self._optimizer = fabric.setup(self._detector, optimizer)
         self._steps = batches_per_epoch(len(train_set), config.batch, fabric.world_size)
-        total = self._steps * config.epochs
-        self._schedule = Schedule(config.lr, warmup=min(max(total // 20, 1), 1000), total=total)
+        total = self._steps * self._plan.epochs
+        self._schedule = Schedule(self._plan.lr, warmup=min(max(total // 20, 1), 1000), total=total)
         self._epoch = 0
         self._rows: list[dict[str, Any]] = []
         self._best: dict[str, float] = {"ap": -1.0, "ap50": -1.0, "epoch": 0}
@@ -110,14 +112,15 @@ class Trainer:
         self._optimizer.load_state_dict(state["optimizer"])
         self._epoch, self._best = state["epoch"], state["best"]
         self._rows = run_folder.read_metrics(self._config.out, self._epoch)
-        say(f"resuming after epoch {self._epoch} of {self._config.epochs}")
+        say(f"resuming after epoch {self._epoch} of {self._plan.epochs}")
 
     def fit(self) -> Result:
         """Train the epochs that are left; what comes back describes the best weights."""
         config = self._config
-        ticks = range((config.epochs - self._epoch) * self._steps)
-        with closing(track(ticks, "training", total=len(ticks))) as progress:
-            for epoch in range(self._epoch, config.epochs):
+        ticks = range((self._plan.epochs - self._epoch) * self._steps)
+        progress: Any = track(ticks, "training") if self._fabric.is_global_zero else (tick for tick in ticks)
+        with closing(progress):
+            for epoch in range(self._epoch, self._plan.epochs):
                 started = time.perf_counter()
                 losses = self._train_epoch(epoch, progress)
                 self._epoch = epoch + 1
@@ -125,7 +128,7 @@ class Trainer:
                     self._finish_epoch(losses, started)
                 self._fabric.barrier()
         best = config.out / run_folder.BEST
-        return Result(config.out, best, self._best["ap"], self._best["ap50"], int(self._best["epoch"]), config.epochs)
+        return Result(config.out, best, self._best["ap"], self._best["ap50"], int(self._best["epoch"]), self._plan.epochs)
 
     def _unfold(self) -> None:
         """Give the norms of a deployed checkpoint statistics that training can start from."""
@@ -141,7 +144,7 @@ class Trainer:
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         config, fabric = self._config, self._fabric
-        plain = epoch >= config.epochs - config.plain_epochs
+        plain = epoch >= self._plan.epochs - self._plan.plain_epochs
         return epoch_batches(
             self._images,
             self._images.plain if plain else self._images.augmented,
@@ -162,7 +165,7 @@ class Trainer:
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
         losses = {name: float(value) / self._steps for name, value in sums.items()}
         if not np.isfinite(sum(losses.values())):
-            raise UsageError(f"the loss is no longer finite in epoch {epoch + 1}; lower --lr (it was {self._config.lr:g})")
+            raise UsageError(f"the loss is no longer finite in epoch {epoch + 1}; lower --lr (it was {self._plan.lr:g})")
         return {**losses, "lr": rate}
 
     def _step(self, batch: Batch, rate: float) -> dict[str, Tensor]:
@@ -181,12 +184,12 @@ class Trainer:
     def _finish_epoch(self, losses: dict[str, float], started: float) -> None:
         """Measure where it is due, then write everything the epoch leaves; the resume state comes last."""
         config, epoch = self._config, self._epoch
-        due = epoch % max(config.epochs // EVALUATIONS, 1) == 0 or epoch == config.epochs
+        due = epoch % max(self._plan.epochs // EVALUATIONS, 1) == 0 or epoch == self._plan.epochs
         scores = self._evaluate() if due else None
         seconds = time.perf_counter() - started
         row = {"epoch": epoch, **losses, "ap": scores and scores.ap, "ap50": scores and scores.ap50, "seconds": seconds}
         self._rows.append(row)
-        say(_line(row, config.epochs))
+        say(_line(row, self._plan.epochs))
         spec = self._spec.with_provenance(epochs=epoch, **({"ap": scores.ap, "ap50": scores.ap50} if scores else {}))
         weights = self._average.detector.state_dict()
         checkpoint.save(config.out / run_folder.LAST, weights, spec)

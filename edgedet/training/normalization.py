@@ -28,7 +28,15 @@ def folded_blocks(network: nn.Module) -> dict[str, ConvNormAct]:
 def _is_folded(norm: nn.BatchNorm2d) -> bool:
     # The weight may be √(1 + ε), which makes the identity exact.
     near_one = (norm.weight - 1).abs().max() < 0.01
-    return bool((norm.running_mean == 0).all() and (norm.running_var == 1).all() and near_one and (norm.bias != 0).any())
+    mean, variance = _statistics(norm)
+    return bool((mean == 0).all() and (variance == 1).all() and near_one and (norm.bias != 0).any())
+
+
+def _statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """The running mean and variance themselves, each (C,)."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, norm.running_var
 
 
 @torch.no_grad()
@@ -72,11 +80,12 @@ def _rewrite(block: ConvNormAct, mean: Tensor, variance: Tensor) -> None:
     kernel, norm = block.conv.weight, block.bn
     fan_in = kernel[0].numel()
     scale = 1 / (math.sqrt(3 * fan_in) * kernel.double().flatten(1).square().mean(1).sqrt().clamp(min=1e-8))
-    gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    offset = norm.bias.double() - norm.running_mean.double() * gain
+    own_mean, own_variance = _statistics(norm)
+    gain = norm.weight.double() / (own_variance.double() + norm.eps).sqrt()
+    offset = norm.bias.double() - own_mean.double() * gain
     kernel.mul_(scale.view(-1, 1, 1, 1))
-    norm.running_mean.copy_(scale * mean)
-    norm.running_var.copy_(scale.square() * variance)
+    own_mean.copy_(scale * mean)
+    own_variance.copy_(scale.square() * variance)
     norm.weight.copy_(gain / scale * (scale.square() * variance + norm.eps).sqrt())
     norm.bias.copy_(offset + gain * mean)
 

@@ -31,6 +31,8 @@ def open_splits(config: TrainingConfig) -> tuple[Dataset, Dataset]:
 
 def _split(config: TrainingConfig, split: str, classes: Sequence[str] | None) -> Dataset | None:
     """One split, or None, with the reason said, where the data has none."""
+    if config.data.suffix.lower() == ".json":  # one annotation file is all there is
+        return None
     try:
         return open_dataset(config.data, split=split, classes=classes)
     except DataError as error:

@@ -60,6 +60,7 @@ def main() -> None:
             epochs=EPOCHS, plain_epochs=EPOCHS, lr=RATE, norms="frozen",
         )
     )  # fmt: skip
+    assert run is not None  # one process
     store(checkpoint.load(run.folder / "last.safetensors"), {})
     scores = {"base": score(base), "street": score(checkpoint.load(ASSET))}  # of the stored, rounded weights
     store(checkpoint.load(ASSET), scores)

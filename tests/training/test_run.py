@@ -125,6 +125,16 @@ def test_classes_shared_with_the_initial_weights_keep_them(finished, squares, tm
     torch.testing.assert_close(state[name], parent[name][1:], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("norms", ["batch", "frozen"])
+def test_frozen_norms_keep_the_statistics_of_the_initial_weights(norms, finished, squares, tmp_path):
+    loop.train(config(squares, tmp_path / "a", init=finished / "best.safetensors", norms=norms, plain_epochs=1))
+    name = "backbone.backbone.stem.conv.bn.running_var"
+    before, after = (
+        checkpoint.read_state(f)[0][name] for f in (finished / "best.safetensors", tmp_path / "a/last.safetensors")
+    )
+    assert torch.equal(before, after) == (norms == "frozen")
+
+
 def test_without_a_validation_set_a_tenth_is_held_out_and_said(squares, tmp_path, capsys):
     loop.train(config(squares, tmp_path / "a", val=None))
     assert "holding out 1 of 8 images" in capsys.readouterr().err
@@ -150,6 +160,8 @@ def test_resuming_a_folder_without_a_run_is_refused(tmp_path):
         ({"size": 100}, UsageError, "multiple of 32"),
         ({"batch": 0}, UsageError, "--batch is 0"),
         ({"lr": -1.0}, UsageError, "--lr is -1"),
+        ({"norms": "none"}, UsageError, "--norms"),
+        ({"plain_epochs": -1}, UsageError, "--plain-epochs is -1"),
         ({"precision": "int8"}, UsageError, "--precision"),
         ({"accelerator": "tpu"}, UsageError, "--accelerator"),
     ],
