@@ -38,7 +38,7 @@ support: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/support.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs
+	rm -rf $(VENV) build dist *.egg-info
 
 $(VENV)/%.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "edgedet needs Python 3.10 or newer")'
@@ -46,7 +46,7 @@ $(VENV)/%.stamp: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$*]"
 # A machine without libGL has no windows to open: OpenCV without them serves it.
 	$(BIN)/python -c "import cv2" 2>/dev/null || { \
-	  $(BIN)/python -m pip uninstall --quiet --yes opencv-python && \
+	  $(BIN)/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless && \
 	  $(BIN)/python -m pip install --quiet -c constraints.txt opencv-python-headless && \
 	  $(BIN)/python -c "import cv2"; }
 	touch $@

@@ -47,6 +47,9 @@ def writing(*targets: Path) -> Iterator[tuple[Path, ...]]:
     formats refer to a sibling by name. When the block fails nothing of it stays,
     and what stood at the targets stands there still. All targets share a folder.
     """
+    for target in targets:
+        if target.exists() and not (target.is_file() or target.is_dir()):
+            raise OutputError(f"{target}: is a device or a pipe, not a file that could be replaced; choose another name")
     folder = targets[0].parent
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

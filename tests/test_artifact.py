@@ -102,6 +102,13 @@ def test_a_folder_in_the_place_of_the_file_is_said(tmp_path):
     assert names(tmp_path) == ["a.txt"]
 
 
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="pipe"):
+        write_text(tmp_path / "pipe", "new")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_text_is_utf8(tmp_path):
     write_text(tmp_path / "a.txt", "größer ≥ .5")
     assert (tmp_path / "a.txt").read_bytes() == "größer ≥ .5".encode()

@@ -61,18 +61,26 @@ def _write_data_set(folder: Path) -> None:
         (folder / "labels" / f"{i}.txt").write_text(f"0 {(40 + 5 * i) / 160} {50 / 120} .25 {40 / 120}\n")
 
 
-def test_every_command_runs(workplace: Path):
+@pytest.fixture(scope="module")
+def commands_run(workplace: Path) -> Path:
+    """The folder after every command of the README ran there, in order."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     commands = [line for block in blocks("sh") for line in block.splitlines() if line and not line.startswith("#")]
     assert len(commands) >= 8
     for command in commands:
         done = subprocess.run(shlex.split(command), cwd=workplace, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return workplace
 
 
-def test_the_python_example_runs_on_what_the_commands_left(workplace: Path):
+def test_every_command_runs_and_leaves_what_it_says(commands_run: Path):
+    for name in ("models/yolox-nano-416-fp16.xml", "out.mp4", "out.jsonl", "runs/mine/best.safetensors"):
+        assert (commands_run / name).stat().st_size > 0
+
+
+def test_the_python_example_runs_on_what_the_commands_left(commands_run: Path):
     (program,) = blocks("python")
-    done = subprocess.run([sys.executable, "-c", program], cwd=workplace, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=commands_run, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "person" in done.stdout
 

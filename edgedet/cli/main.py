@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a gate failed, 2 the user's input is wrong, 130 interrupte
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import typer
@@ -55,8 +56,14 @@ for _verb in plugins.names("edgedet.cli"):
         app.command(_verb)(plugins.find("edgedet.cli", _verb).command)
 
 
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the command line; turn an edgedet error into one line on stderr and its exit code."""
+    # `docker stop` and systemd end a stream this way; what there is by then is kept, as on Ctrl-C.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         with artifact.output_errors():
             app()
