@@ -85,6 +85,8 @@ def output_errors(where: Path | None = None) -> Iterator[None]:
             errno.EACCES: "permission denied; choose another --out",
             errno.EPERM: "permission denied; choose another --out",
             errno.EROFS: "the file system is read-only; choose another --out",
+            errno.ENOENT: "a folder of this path does not exist and cannot be made; choose another --out",
+            errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
             errno.ENOTDIR: "a part of this path is a file; choose another --out",
             errno.EEXIST: "a file stands where a folder is needed; choose another --out",
             errno.EISDIR: "a folder stands where the file should go; choose another --out",

@@ -51,14 +51,16 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title:
     """Print a table to stdout; columns of figures are right-aligned, those of words left."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+    # Text, not str: square brackets in names and in pip's extras are no markup.
     rows = list(rows)
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title and Text(title), title_justify="left")
     for index, column in enumerate(columns):
         figures = index > 0 and all(row[index][:1] in "0123456789+-−—." for row in rows)
-        table.add_column(column, justify="right" if figures else "left", overflow="fold")
+        table.add_column(Text(column), justify="right" if figures else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     # A pipe has no width: wide enough that no figure is folded.
     Console(width=None if sys.stdout.isatty() else 240).print(table)
 

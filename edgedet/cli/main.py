@@ -1,16 +1,18 @@
 """The command `edgedet`: every other file of this folder is one verb, its function `command` the verb itself.
 
-Exit codes: 0 done, 1 a gate failed, 2 the user's input is wrong, 130 interrupted.
+Exit codes: 0 done, 1 a gate failed, 2 the user's input is wrong, 130 interrupted, 70 a defect of edgedet's own, which
+alone shows a traceback.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+import traceback
 
 import typer
 
-from edgedet import __version__, artifact, errors, plugins
+from edgedet import __version__, errors, plugins
 
 app = typer.Typer(
     help="Export detectors, prove that the exports agree with PyTorch, run them on video.",
@@ -65,19 +67,27 @@ def main() -> None:
     # `docker stop` and systemd end a stream this way; what there is by then is kept, as on Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with artifact.output_errors():
-            app()
+        app()
     except (errors.EdgedetError, errors.GateFailed) as error:
         print(f"edgedet: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:
-        library = (error.name or "").partition(".")[0]
-        if library not in EXTRAS:
-            raise
-        print(
-            f"edgedet: this needs {library}, which is not installed; pip install 'edgedet[{EXTRAS[library]}]'", file=sys.stderr
-        )
-        sys.exit(2)
     except KeyboardInterrupt:
         print("edgedet: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if (message := _environment(error)) is None:
+            traceback.print_exc()
+            sys.exit(70)
+        print(f"edgedet: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _environment(error: Exception) -> str | None:
+    """What the user can mend about an error that is not edgedet's own: a missing library, a refusal of the system's."""
+    if isinstance(error, ModuleNotFoundError):
+        library = (error.name or "").partition(".")[0]
+        if library in EXTRAS:
+            return f"this needs {library}, which is not installed; pip install 'edgedet[{EXTRAS[library]}]'"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return None
