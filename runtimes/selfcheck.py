@@ -2,7 +2,9 @@
 
 It is run twice: as it will be used, because reading tensors from inside a graph
 can keep a runtime from an optimisation and so hide its fault, and once more for
-its candidates, which differ gradually where detections flip.
+its candidates, which differ gradually where detections flip. Its detections are
+then compared twice: with PyTorch's, and with what its own candidates should have
+become, where no rounding before suppression can make a difference.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ import numpy as np
 from edgedet import plugins
 from edgedet.detections import Detections
 from edgedet.errors import GateFailed
-from edgedet.runtimes.detector import PACKAGE, PREFIX
-from edgedet.runtimes.matching import compare_candidates, match
+from edgedet.runtimes.detector import PACKAGE, PREFIX, suppress_candidates
+from edgedet.runtimes.matching import Matches, compare_candidates, match
 from edgedet.runtimes.session import CANDIDATES, FINAL, Options, Outputs, Session
 from edgedet.spec import ModelSpec, Precision
 
@@ -27,16 +29,20 @@ PICTURES = 3
 BEST = 100
 """Candidates of each picture that are compared: those the reference scores highest."""
 FLOOR_MARGIN = 0.01
+OWN_BOX_PX, OWN_SCORE = 0.1, 0.001
+"""How near a detection must lie to the one that the file's own candidates give; the two runs may round differently."""
+CONSISTENT = 0.98
+"""Share of detections that must: where two candidates of one object score exactly alike, either may be kept."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the given percentile of candidate errors may reach, and the score of a detection without a partner.
+    """What the given percentile of errors may reach, of candidates and of detections, and the score of a lone detection.
 
     In FP16 a few candidates move far, where two objects compete for one, and
     suppression near its threshold keeps another of two; a fault of the
-    conversion moves all candidates, so there their median is held and lone
-    detections are only told.
+    conversion moves all, so there the median is held and lone detections are
+    only told: suppression itself is held by the file's own candidates.
     """
 
     percentile: int
@@ -53,8 +59,11 @@ class Agreement:
     """How a file differs from its reference.
 
     box_error_px, score_error: that percentile over the best candidates.
-    detections: pairs in the final output. lone_score: the highest score of a
-    detection without a partner, 0 where there is none.
+    detections: pairs in the final output; final_box_error_px,
+    final_score_error: that percentile over them, 0 where there is none.
+    lone_score: the highest score of a detection without a partner, 0 where
+    there is none. consistent: share of the detections that the file's own
+    candidates give too.
     """
 
     runtime: str
@@ -64,14 +73,22 @@ class Agreement:
     box_error_px: float
     score_error: float
     detections: int
+    final_box_error_px: float
+    final_score_error: float
     lone_score: float
+    consistent: float
 
     def require(self, limits: Limits, *, name: str) -> Agreement:
         """Itself where it is within the limits, otherwise GateFailed."""
-        for key in ("box_error_px", "score_error", "lone_score"):
-            figure, limit = getattr(self, key), getattr(limits, key)
+        for key in ("box_error_px", "score_error", "final_box_error_px", "final_score_error", "lone_score"):
+            figure, limit = getattr(self, key), getattr(limits, key.removeprefix("final_"))
             if not figure <= limit:  # in this order NaN fails
                 raise GateFailed(f"{name} is not written: its {key} against PyTorch is {figure:.4g}, limit {limit:g}")
+        if not self.consistent >= CONSISTENT:
+            raise GateFailed(
+                f"{name} is not written: {self.consistent:.1%} of its detections are those that its own candidates give, "
+                f"limit {CONSISTENT:.0%}; its suppression is at fault"
+            )
         return self
 
 
@@ -85,8 +102,8 @@ def check(reference: Session, path: Path, *, runtime: str) -> Agreement:
     truth = _run(reference)
     parts = [_compare_best(ours, theirs) for ours, theirs in zip(truth, inner, strict=True)]
     boxes, scores = (np.concatenate([np.abs(part[i]) for part in parts]) for i in (0, 1))
-    pairs, lone = _match(truth, finals, spec)
     limits = LIMITS[spec.precision]
+    pairs, final_box, final_score, lone = _compare_finals(truth, finals, spec, limits.percentile)
     agreement = Agreement(
         runtime=f"{runtime} {module.version()}",
         pictures=PICTURES,
@@ -95,7 +112,10 @@ def check(reference: Session, path: Path, *, runtime: str) -> Agreement:
         box_error_px=float(np.percentile(boxes, limits.percentile)),
         score_error=float(np.percentile(scores, limits.percentile)),
         detections=pairs,
+        final_box_error_px=final_box,
+        final_score_error=final_score,
         lone_score=lone,
+        consistent=_consistent(finals, inner, spec),
     )
     return agreement.require(limits, name=path.name)
 
@@ -140,17 +160,42 @@ def _compare_best(reference: Outputs, other: Outputs) -> tuple[np.ndarray, np.nd
     return found.boxes, found.scores
 
 
-def _match(reference: list[Outputs], other: list[Outputs], spec: ModelSpec) -> tuple[int, float]:
-    """Pairs among the final outputs, and the highest score without a partner; nothing where the file ends at candidates."""
+def _compare_finals(
+    reference: list[Outputs], other: list[Outputs], spec: ModelSpec, percentile: int
+) -> tuple[int, float, float, float]:
+    """Pairs among the final outputs, that percentile of their box and score errors, and the highest score without a partner.
+
+    All 0 where the file ends at candidates.
+    """
     if spec.suppression.mode == "none":
-        return 0, 0.0
-    pairs, lone = 0, 0.0
-    for ours, theirs in zip(map(_detections, reference), map(_detections, other), strict=True):
-        found = match(ours, theirs, min_score=spec.suppression.min_score + FLOOR_MARGIN)
-        pairs += len(found.reference)
-        scores = np.concatenate([ours.scores[found.only_reference], theirs.scores[found.only_other]])
-        lone = max(lone, float(scores.max(initial=0)))
-    return pairs, lone
+        return 0, 0.0, 0.0, 0.0
+    found = [_match(_detections(a), _detections(b), spec) for a, b in zip(reference, other, strict=True)]
+    boxes = np.concatenate([matches.box_errors for matches, _ in found])
+    drifts = np.abs(np.concatenate([matches.score_drifts for matches, _ in found]))
+    lone = float(np.concatenate([scores for _, scores in found]).max(initial=0))
+    if not len(boxes):
+        return 0, 0.0, 0.0, lone
+    return len(boxes), float(np.percentile(boxes, percentile)), float(np.percentile(drifts, percentile)), lone
+
+
+def _consistent(finals: list[Outputs], inner: list[Outputs], spec: ModelSpec) -> float:
+    """Share of the detections that the file and its own candidates both give; 1 where there are none."""
+    if spec.suppression.mode == "none":
+        return 1.0
+    agreed, differing = 0, 0
+    for found, candidates in zip(finals, inner, strict=True):
+        expected = Detections(*suppress_candidates(*(candidates[name] for name in CANDIDATES), spec.suppression))
+        matches, lone = _match(expected, _detections(found), spec)
+        near = (matches.box_errors <= OWN_BOX_PX) & (np.abs(matches.score_drifts) <= OWN_SCORE)
+        agreed += int(near.sum())
+        differing += int((~near).sum()) + len(lone)
+    return agreed / (agreed + differing) if agreed + differing else 1.0
+
+
+def _match(reference: Detections, other: Detections, spec: ModelSpec) -> tuple[Matches, np.ndarray]:
+    """The pairs of one image, and the scores without a partner."""
+    found = match(reference, other, min_score=spec.suppression.min_score + FLOOR_MARGIN)
+    return found, np.concatenate([reference.scores[found.only_reference], other.scores[found.only_other]])
 
 
 def _detections(outputs: Outputs) -> Detections:
