@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # `make test PYTEST_ARGS="-k letterbox"`
 PYTEST_ARGS ?=
+# Two processes of one thread each, a file's tests together: they share what they export.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: demo test test-all lint types bench support clean
 
@@ -14,10 +16,10 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/edgedet demo
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not gpu" $(PYTEST_ARGS)
 
 test-all: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m "not gpu" $(PYTEST_ARGS)
+	$(PYTEST) -m "not gpu" $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
