@@ -19,8 +19,10 @@ STATE, METRICS, BEST, LAST = "resume.pt", "metrics.csv", "best.safetensors", "la
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Write all that the next epoch depends on, whole or not at all."""
+    buffer = io.BytesIO()  # written by Python: PyTorch's own writer hides what the operating system refused
+    torch.save(dict(state), buffer)
     with artifact.writing(folder / STATE) as (temporary,):
-        torch.save(dict(state), temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:

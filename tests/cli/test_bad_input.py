@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -15,6 +16,8 @@ import onnx
 import pytest
 import torch
 from places import Ended
+
+from edgedet.errors import OutputError
 
 Cli = Callable[..., Ended]
 
@@ -201,13 +204,28 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_full_disk_leaves_nothing_behind(edgedet_cli: Cli, small_disk: Path, yolox_nano_pth: Path, bccd: Path):
+def test_a_full_disk_leaves_nothing_behind(edgedet_cli: Cli, small_disk: Path, yolox_nano_pth: Path):
     for command in (
         ["export", yolox_nano_pth, "--to", "onnx", "--out", small_disk],
         ["export", yolox_nano_pth, "--to", "openvino", "--out", small_disk],
     ):
         refused(edgedet_cli(*command), "disk is full")
         assert tree(small_disk) == []
+
+
+def test_training_on_a_full_disk_leaves_no_half_of_a_file(edgedet_cli: Cli, small_disk: Path, tmp_path: Path, photos: Path):
+    from edgedet.training import run_folder
+
+    images = [{"id": i, "file_name": photo.name} for i, photo in enumerate(sorted(photos.iterdir()))]
+    annotations = [{"id": image["id"], "image_id": image["id"], "category_id": 1, "bbox": [9, 9, 90, 90]} for image in images]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
+    (photos / "instances.json").write_text(json.dumps(content))
+    options = ["--data", photos / "instances.json", "--epochs", "1", "--batch", "1", "--size", "64"]
+    refused(edgedet_cli("train", *options, "--out", small_disk / "run"), "disk is full")
+    assert tree(small_disk) == ["run", "run/config.json", "run/predictions.png"]  # each whole
+    with pytest.raises(OutputError, match="disk is full"):
+        run_folder.save_state(small_disk / "run", {"detector": torch.zeros(1_000_000)})
+    assert tree(small_disk) == ["run", "run/config.json", "run/predictions.png"]
 
 
 def test_a_graph_that_lies_about_its_size_is_refused(edgedet_cli: Cli, tmp_path: Path, street_onnx: Path, photos: Path):

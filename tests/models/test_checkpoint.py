@@ -53,6 +53,8 @@ def test_safetensors_bring_their_spec_back(detector, tmp_path):
     loaded = checkpoint.load(tmp_path / "a.safetensors").spec
     assert (loaded.classes, loaded.size_hw) == (("x", "y", "z"), (320, 320))
     assert len(loaded.provenance["parent_sha256"]) == 64
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode  # others may read it too
 
 
 def test_half_precision_files_are_read_as_float32(detector, tmp_path):
