@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from edgedet.errors import ArtifactError, RuntimeUnavailable, UsageError
 from edgedet.runtimes.contract import as_input, check_input, read_spec
 from edgedet.runtimes.machine import usable_cores
 from edgedet.runtimes.session import CANDIDATES, Options, Outputs
-from edgedet.spec import KEY
+from edgedet.spec import KEY, ModelSpec
 
 SUFFIXES = (".onnx",)
 _ERRORS_ONLY = 3
@@ -66,7 +67,7 @@ class OnnxRuntimeSession:
             )
         self.spec = read_spec(self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
         self.slots = usable_cores() if options.performance == "throughput" and not on_gpu else 1
-        self.facts = {"device": "gpu" if on_gpu else "cpu", "precision": "as in the file"}
+        self.facts = {"device": "gpu" if on_gpu else "cpu", "precision": _executed_precision(self.spec, on_gpu=on_gpu)}
         entry = self._session.get_inputs()[0]
         check_input([side if isinstance(side, int) else None for side in entry.shape], self.spec, path)
         self._input = entry.name
@@ -86,6 +87,12 @@ class OnnxRuntimeSession:
         """Wait for what is in flight and free the model."""
         self._pool.shutdown(cancel_futures=True)
         del self._session
+
+
+def _executed_precision(spec: ModelSpec, *, on_gpu: bool) -> str:
+    """What float arithmetic runs in: x86 has no float16 kernels, so ONNX Runtime casts an FP16 file to float32 there."""
+    on_x86 = not on_gpu and platform.machine().lower() in ("x86_64", "amd64")
+    return "f32" if spec.precision == "fp32" or (spec.precision == "fp16" and on_x86) else "as in the file"
 
 
 def _providers(options: Options) -> list[Any]:

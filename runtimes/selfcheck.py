@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgedet import plugins
+from edgedet import console, plugins
 from edgedet.detections import Detections
 from edgedet.errors import GateFailed
 from edgedet.runtimes.detector import PACKAGE, PREFIX, suppress_candidates
@@ -58,6 +58,7 @@ LIMITS: dict[Precision, Limits] = {"fp32": Limits(99, 0.1, 0.001, 0.02), "fp16":
 class Agreement:
     """How a file differs from its reference.
 
+    runs_in: the precision the runtime computed in, where it tells.
     box_error_px, score_error: that percentile over the best candidates.
     detections: pairs in the final output; final_box_error_px,
     final_score_error: that percentile over them, 0 where there is none.
@@ -67,6 +68,7 @@ class Agreement:
     """
 
     runtime: str
+    runs_in: str
     pictures: int
     candidates: int
     percentile: int
@@ -96,7 +98,7 @@ def check(reference: Session, path: Path, *, runtime: str) -> Agreement:
     """How the file at `path` differs from a reference session, which must give candidates; GateFailed where too much."""
     module: Any = plugins.find(PACKAGE, runtime, prefix=PREFIX, kind="runtime")
     with closing(module.open(path, Options(device="cpu"))) as session:
-        finals, spec = _run(session), session.spec
+        finals, spec, facts = _run(session), session.spec, session.facts
     with closing(module.open(path, Options(device="cpu", outputs="candidates"))) as session:
         inner = _run(session)
     truth = _run(reference)
@@ -106,6 +108,7 @@ def check(reference: Session, path: Path, *, runtime: str) -> Agreement:
     pairs, final_box, final_score, lone = _compare_finals(truth, finals, spec, limits.percentile)
     agreement = Agreement(
         runtime=f"{runtime} {module.version()}",
+        runs_in=facts["precision"],
         pictures=PICTURES,
         candidates=len(boxes),
         percentile=limits.percentile,
@@ -117,6 +120,10 @@ def check(reference: Session, path: Path, *, runtime: str) -> Agreement:
         lone_score=lone,
         consistent=_consistent(finals, inner, spec),
     )
+    if pairs == 0 and spec.suppression.mode != "none":
+        console.say(
+            f"{path.name}: no detection in drawn pictures scores enough to compare with PyTorch; --verify uses your images"
+        )
     return agreement.require(limits, name=path.name)
 
 
@@ -169,7 +176,7 @@ def _compare_finals(
     """
     if spec.suppression.mode == "none":
         return 0, 0.0, 0.0, 0.0
-    found = [_match(_detections(a), _detections(b), spec) for a, b in zip(reference, other, strict=True)]
+    found = [_match(_detections(a), _detections(b), spec, FLOOR_MARGIN) for a, b in zip(reference, other, strict=True)]
     boxes = np.concatenate([matches.box_errors for matches, _ in found])
     drifts = np.abs(np.concatenate([matches.score_drifts for matches, _ in found]))
     lone = float(np.concatenate([scores for _, scores in found]).max(initial=0))
@@ -179,22 +186,24 @@ def _compare_finals(
 
 
 def _consistent(finals: list[Outputs], inner: list[Outputs], spec: ModelSpec) -> float:
-    """Share of the detections that the file and its own candidates both give; 1 where there are none."""
+    """Share of the detections that the file and its own candidates both give; 1 where there are none, 0 where one is NaN."""
     if spec.suppression.mode == "none":
         return 1.0
+    if not all(np.isfinite(found[name]).all() for found in finals for name in FINAL):
+        return 0.0
     agreed, differing = 0, 0
     for found, candidates in zip(finals, inner, strict=True):
         expected = Detections(*suppress_candidates(*(candidates[name] for name in CANDIDATES), spec.suppression))
-        matches, lone = _match(expected, _detections(found), spec)
+        matches, lone = _match(expected, _detections(found), spec, OWN_SCORE)
         near = (matches.box_errors <= OWN_BOX_PX) & (np.abs(matches.score_drifts) <= OWN_SCORE)
         agreed += int(near.sum())
         differing += int((~near).sum()) + len(lone)
     return agreed / (agreed + differing) if agreed + differing else 1.0
 
 
-def _match(reference: Detections, other: Detections, spec: ModelSpec) -> tuple[Matches, np.ndarray]:
-    """The pairs of one image, and the scores without a partner."""
-    found = match(reference, other, min_score=spec.suppression.min_score + FLOOR_MARGIN)
+def _match(reference: Detections, other: Detections, spec: ModelSpec, margin: float) -> tuple[Matches, np.ndarray]:
+    """The pairs of one image that score the margin above the file's floor, and the scores without a partner."""
+    found = match(reference, other, min_score=spec.suppression.min_score + margin)
     return found, np.concatenate([reference.scores[found.only_reference], other.scores[found.only_other]])
 
 
