@@ -5,7 +5,8 @@
     ├── ArtifactError            a model file that is missing, truncated, foreign or altered
     ├── CheckpointError          a PyTorch checkpoint that is unsafe, unknown or does not fit
     ├── DataError                a data set that is empty, unknown or at odds with the model
-    │   └── ImageError           one image that cannot be read
+    │   ├── ImageError           one image that cannot be read
+    │   └── SplitAbsent          a data set without the split asked for
     ├── ExportError              a model that cannot be written in the form asked for
     ├── RuntimeUnavailable       no runtime can serve a file here; says why and what to install
     ├── SourceError              a video, folder or camera that gives no frames
@@ -42,6 +43,10 @@ class DataError(EdgedetError):
 
 class ImageError(DataError):
     """One image cannot be read."""
+
+
+class SplitAbsent(DataError):
+    """A data set has no split of the name asked for; the data itself may be well."""
 
 
 class ExportError(EdgedetError):

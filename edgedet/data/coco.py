@@ -12,7 +12,7 @@ import numpy as np
 from edgedet.artifact import write_text
 from edgedet.boxes import area, xywh_to_xyxy, xyxy_to_xywh
 from edgedet.data.records import Record, Source
-from edgedet.errors import DataError
+from edgedet.errors import DataError, SplitAbsent
 
 if TYPE_CHECKING:
     from edgedet.data.dataset import Dataset
@@ -37,7 +37,7 @@ def read(path: Path, split: str | None) -> Source:
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
         return _parse(file, content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{file}: not COCO instances JSON ({type(error).__name__}: {error}); name another file") from error
 
 
@@ -75,7 +75,7 @@ def _files(folder: Path) -> list[Path]:
 def _choose(path: Path, split: str | None) -> Path:
     if path.is_file():
         if split is not None:
-            raise DataError(f"{path} is one annotation file, so it has no split {split!r}; name the folder that holds both")
+            raise SplitAbsent(f"{path} is one annotation file, so it has no split {split!r}; name the folder that holds both")
         return path
     files = _files(path)
     chosen = [file for file in files if _split_name(file).startswith(split or "")]
@@ -84,7 +84,8 @@ def _choose(path: Path, split: str | None) -> Path:
     listed = ", ".join(str(file) for file in files)
     if split is None:
         raise DataError(f"{path} holds several COCO files; name one of: {listed}")
-    raise DataError(f"{path}: {len(chosen)} COCO files for the split {split!r}; there are: {listed}")
+    error = DataError if chosen else SplitAbsent
+    raise error(f"{path}: {len(chosen)} COCO files for the split {split!r}; there are: {listed}")
 
 
 def _split_name(file: Path) -> str:

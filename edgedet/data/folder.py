@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgedet.data.records import Record, Source
-from edgedet.errors import DataError
+from edgedet.errors import SplitAbsent
 from edgedet.images import SUFFIXES, image_paths
 
 
@@ -18,6 +18,6 @@ def read(path: Path, split: str | None) -> Source:
     """Every image; `split` names a subfolder."""
     folder = path if split is None else path / split
     if not folder.exists():
-        raise DataError(f"{path}: plain images without a folder for the split {split!r}; leave the split out")
+        raise SplitAbsent(f"{path}: plain images without a folder for the split {split!r}; leave the split out")
     images = [folder] if folder.is_file() else image_paths(folder)
     return Source((), [Record.empty(image, image_id) for image_id, image in enumerate(images)], annotated=False)

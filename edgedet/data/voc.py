@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgedet.data.records import Record, Source, read_lines
-from edgedet.errors import DataError
+from edgedet.errors import DataError, SplitAbsent
 from edgedet.images import SUFFIXES
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _split_stems(path: Path, split: str) -> list[str]:
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         there = sorted({found.stem for folder in _SPLITS for found in (path / folder).glob("*.txt")})
-        raise DataError(f"{path}: no split {split!r} ({split}.txt is absent); there are: {', '.join(there) or 'none'}")
+        raise SplitAbsent(f"{path}: no split {split!r} ({split}.txt is absent); there are: {', '.join(there) or 'none'}")
     lines = (Path(line) for line in read_lines(file))
     return [line.stem if line.suffix.lower() in {*SUFFIXES, ".xml"} else line.name for line in lines]
 
@@ -81,7 +81,7 @@ def _parse(file: Path) -> Record:
         raise DataError("reading Pascal VOC needs defusedxml; run: pip install 'edgedet[eval]'") from error
     try:
         return _record(file, parse(file).getroot())
-    except (ParseError, ValueError, OSError) as error:  # defusedxml's refusals are ValueErrors
+    except (ParseError, ValueError, OverflowError, OSError) as error:  # defusedxml's refusals are ValueErrors
         raise DataError(f"{file}: not Pascal VOC XML ({type(error).__name__}: {error})") from error
 
 

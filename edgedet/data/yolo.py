@@ -10,7 +10,7 @@ import numpy as np
 
 from edgedet.boxes import cxcywh_to_xyxy
 from edgedet.data.records import Record, Source, read_lines
-from edgedet.errors import DataError, ImageError
+from edgedet.errors import DataError, ImageError, SplitAbsent
 from edgedet.images import SUFFIXES, image_paths, image_size_hw
 
 _CONFIGURATIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -49,8 +49,8 @@ def _load(file: Path) -> dict[str, Any]:
         raise DataError("reading a YOLO data.yaml needs PyYAML; run: pip install 'edgedet[eval]'") from error
     try:
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: not YAML ({error})") from error
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        raise DataError(f"{file}: not readable as YAML ({error})") from error
     if not isinstance(settings, dict) or not isinstance(settings.get("names"), (list, dict)) or not settings["names"]:
         raise DataError(f"{file}: has no `names`, the list of classes; add it")
     return settings
@@ -60,7 +60,7 @@ def _classes(file: Path, settings: dict[str, Any]) -> tuple[str, ...]:
     names = settings["names"]
     if isinstance(names, list):
         return tuple(str(name) for name in names)
-    if sorted(names) != list(range(len(names))):
+    if set(names) != set(range(len(names))):
         raise DataError(f"{file}: the keys of `names` must be 0 to {len(names) - 1}, got {sorted(names, key=str)}")
     return tuple(str(names[index]) for index in range(len(names)))
 
@@ -76,7 +76,7 @@ def _configured_images(file: Path, settings: dict[str, Any], split: str | None) 
     """Images of the split that data.yaml names; of all its splits where none is asked for."""
     splits = {key: settings[key] for key in ("train", "val", "test") if settings.get(key)}
     if split is not None and split not in splits:
-        raise DataError(f"{file}: has no split {split!r}; it has: {', '.join(splits) or 'none'}")
+        raise SplitAbsent(f"{file}: has no split {split!r}; it has: {', '.join(splits) or 'none'}")
     root = file.parent / str(settings.get("path") or ".")
     roots = [root, file.parent]
     for value in splits.values() if split is None else [splits[split]]:
@@ -100,7 +100,7 @@ def _folder_images(folder: Path, split: str | None) -> Iterable[Path]:
     if (folder / f"{split}.txt").is_file():
         return _listed_images(folder / f"{split}.txt")
     there = sorted(p.name for p in images.iterdir() if p.is_dir()) + sorted(p.stem for p in folder.glob("*.txt"))
-    raise DataError(
+    raise SplitAbsent(
         f"{folder}: no split {split!r} (neither images/{split}/ nor {split}.txt); there are: {', '.join(there) or 'none'}"
     )
 

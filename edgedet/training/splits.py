@@ -9,7 +9,7 @@ import numpy as np
 
 from edgedet.console import say
 from edgedet.data.dataset import Dataset, open_dataset
-from edgedet.errors import DataError
+from edgedet.errors import DataError, SplitAbsent
 from edgedet.training.config import TrainingConfig
 
 HELD_OUT = 0.1
@@ -35,9 +35,8 @@ def _split(config: TrainingConfig, split: str, classes: Sequence[str] | None) ->
         return None
     try:
         return open_dataset(config.data, split=split, classes=classes)
-    except DataError as error:
-        if config.data.exists():
-            say(f"no {split} split: {error}")
+    except SplitAbsent as error:
+        say(f"no {split} split: {error}")
         return None
 
 

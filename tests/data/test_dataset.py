@@ -13,7 +13,7 @@ import pytest
 
 from edgedet.data import coco
 from edgedet.data.dataset import Dataset, open_dataset
-from edgedet.errors import DataError, ImageError
+from edgedet.errors import DataError, ImageError, SplitAbsent
 
 TWO_BOXES = np.float32([[10, 20, 50, 60], [0, 0, 100, 80]])  # classes cat, dog in a 100x80 image
 
@@ -425,3 +425,54 @@ def test_a_bad_image_is_reported_once_and_opencv_stays_silent(tmp_path):
     assert "bad.png" in result.stderr.splitlines()[-1]
     assert "ERROR:" not in result.stderr
     assert "WARN:" not in result.stderr
+
+
+def _coco_height(root: Path) -> Path:
+    return _text(root / "instances.json", json.dumps(coco_content()).replace('"height": 80', '"height": 1e999'))
+
+
+def _unreadable(file: Path) -> Path:
+    file.symlink_to("/proc/self/mem")  # opens, but cannot be read
+    return file
+
+
+def _text(file: Path, text: str) -> Path:
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _coco_height,
+        lambda root: _text(root / "instances.json", json.dumps(coco_content()).replace("80", "1" + "0" * 400)),
+        lambda root: _text(root / "instances.json", "[" * 100_000),
+        lambda root: make_voc(root, size=("inf", 80)),
+        lambda root: make_yaml(root, "names: {0: a, x: b}\nval: images/val"),
+        lambda root: _text(root / "data.yaml", "names: [a]\nval: 2001-99-99"),
+        lambda root: _text(root / "data.yaml", "[" * 100_000),
+        lambda root: _unreadable(root / "data.yaml"),
+    ],
+    ids=[
+        "endless COCO height",
+        "huge COCO box",
+        "deep JSON",
+        "endless VOC width",
+        "mixed YAML keys",
+        "no date",
+        "deep YAML",
+        "unreadable",
+    ],
+)
+def test_a_malformed_data_set_is_one_error(tmp_path, make):
+    path = make(tmp_path)
+    save_image(tmp_path / "images/a.jpg")
+    with pytest.raises(DataError, match=str(tmp_path)):
+        open_dataset(path)
+
+
+@pytest.mark.parametrize("make", [make_coco, make_voc, make_yolo, make_yaml], ids=["COCO", "VOC", "YOLO", "YAML"])
+def test_a_split_that_is_absent_has_an_error_of_its_own(tmp_path, make):
+    make(tmp_path)
+    with pytest.raises(SplitAbsent):
+        open_dataset(tmp_path, split="test")
