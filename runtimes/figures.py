@@ -11,7 +11,7 @@ from edgedet.data.evaluation import Scores
 from edgedet.detections import Detections
 from edgedet.errors import GateFailed
 from edgedet.runtimes.matching import Matches, Spread
-from edgedet.spec import ModelSpec
+from edgedet.spec import ModelSpec, Precision
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Gates:
     """The limits a comparison must keep; None asks for nothing.
 
     max_ap_drop: AP of the reference minus AP of the other, in [0, 1].
+    max_ap_change: the same either way, as for a file that should be equal.
     max_box_error: the worst coordinate of the matched boxes, original-image
     pixels. max_score_drift: the worst difference of a matched score.
     min_match: share of the detections that have a partner, in [0, 1].
@@ -28,6 +29,14 @@ class Gates:
     max_box_error: float | None = None
     max_score_drift: float | None = None
     min_match: float | None = None
+    max_ap_change: float | None = None
+
+
+FLOORS: dict[Precision, Gates] = {
+    "fp32": Gates(max_ap_change=0.0005, max_box_error=0.1, max_score_drift=0.001, min_match=0.999),
+    "fp16": Gates(max_ap_change=0.002, min_match=0.95),
+}
+"""What every export must keep on real images: FP16 moves few boxes far, where two objects compete for one candidate."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +175,7 @@ class Comparison:
         box, drift = (spread.max if spread else None for spread in (self.box_error_px, self.score_drift))
         most = (
             ("AP drop", self.ap_drop, gates.max_ap_drop),
+            ("AP change", None if self.ap_drop is None else abs(self.ap_drop), gates.max_ap_change),
             ("box error max (px)", box, gates.max_box_error),
             ("score drift max", drift, gates.max_score_drift),
         )

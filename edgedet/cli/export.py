@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import typer
 
 from edgedet import artifact, assets, console
-from edgedet.errors import GateFailed, UsageError
+from edgedet.errors import GateFailed, OutputError, UsageError
 
 if TYPE_CHECKING:
     from edgedet.models.checkpoint import Checkpoint
@@ -22,6 +23,8 @@ Target = Literal["onnx", "openvino"]
 Precision = Literal["fp32", "fp16"]
 SUFFIX: dict[Target, str] = {"onnx": ".onnx", "openvino": ".xml"}
 RUNTIME: dict[Target, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
+MOST_PIXELS, MOST_IMAGES = 8192, 1024
+"""Input side and batch beyond which no memory holds the activations."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ def command(
     loaded = loaded._replace(spec=replace(spec, input_layout=input, suppression=replace(spec.suppression, mode=nms)))
     ExportGraph(*loaded)  # refuses what cannot be written, before any long work
     jobs = [(p, t) for p in precisions for t in targets]
+    _require_places(loaded.spec, jobs, out)
+    if verify:
+        _require_data(loaded, verify)
     with artifact.output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".edgedet-", dir=out) as scratch:
@@ -77,7 +83,7 @@ def command(
                 files = _verify(loaded, files, verify, Path(scratch))
             for file in files:
                 _annotate(file)
-            written = [_publish(file, out) for file in files]
+            written = _publish(files, out, Path(scratch))
     if json:
         console.print_json([_as_dict(file) for file in written])
     else:
@@ -93,20 +99,29 @@ def _chosen(option: str, values: Sequence[str], known: tuple[Any, ...]) -> list[
 
 
 def read_classes(text: str) -> list[str]:
-    """Class names out of a file with one a line, or out of `a,b,c`."""
-    path = Path(text)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    """Class names out of `a,b,c`, out of a file with one a line, or the one name that is given."""
+    if "," not in text and os.path.isfile(text):  # noqa: PTH113 (Path.is_file raises where a name is too long)
+        try:
+            lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                f"--classes {text}: is no text in UTF-8 ({error.reason} at byte {error.start}); save it so"
+            ) from error
+    else:
+        lines = text.split(",")
     names = [line.strip() for line in lines if line.strip()]
-    if not names or (len(names) == 1 and path.suffix):
-        raise UsageError(f"--classes {text} is neither a file of names, one a line, nor names as in a,b,c")
+    if not names:
+        raise UsageError(f"--classes {text} holds no names; give a file of names, one a line, or names as in a,b,c")
     return names
 
 
 def parse_size(text: str) -> tuple[int, int]:
     """Height and width in pixels of `416` or `384x640`."""
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(f"--size {text!r} is no input size; give pixels as in 416, or height and width as in 384x640")
+    if len(parts) > 2 or not all(_is_number(part, most=MOST_PIXELS) for part in parts):
+        raise UsageError(
+            f"--size {text!r} is no input size up to {MOST_PIXELS}; give pixels as in 416, or height and width as in 384x640"
+        )
     return int(parts[0]), int(parts[-1])
 
 
@@ -114,9 +129,14 @@ def parse_batch(text: str) -> int | None:
     """Images at once, None for any number."""
     if text == "dynamic":
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--batch {text!r} is neither a number from 1 nor `dynamic`")
+    if not _is_number(text, most=MOST_IMAGES):
+        raise UsageError(f"--batch {text!r} is neither a number from 1 to {MOST_IMAGES} nor `dynamic`")
     return int(text)
+
+
+def _is_number(text: str, *, most: int) -> bool:
+    """Whether the text is a whole number in [1, most]."""
+    return text.isdecimal() and len(text) <= len(str(most)) and 1 <= int(text) <= most
 
 
 def file_stem(spec: ModelSpec, precision: Precision) -> str:
@@ -130,6 +150,27 @@ def file_stem(spec: ModelSpec, precision: Precision) -> str:
     if spec.input_layout != "uint8-nhwc":
         parts.append(spec.input_layout)
     return "-".join(parts)
+
+
+def _require_places(spec: ModelSpec, jobs: list[tuple[Precision, Target]], out: Path) -> None:
+    """OutputError where something that is no file has the name of a file to be written."""
+    suffixes = {"onnx": (".onnx", ".onnx.data"), "openvino": (".xml", ".bin")}
+    for precision, target in jobs:
+        for suffix in suffixes[target]:
+            path = out / f"{file_stem(spec, precision)}{suffix}"
+            if path.exists() and not path.is_file():
+                raise OutputError(
+                    f"{path}: stands where a file is to be written and is none; remove it or choose another --out"
+                )
+
+
+def _require_data(loaded: Checkpoint, data: Path) -> None:
+    """Refuse data that cannot be verified on, and absent libraries, before any long work."""
+    import faster_coco_eval  # noqa: F401
+
+    from edgedet.data.dataset import open_dataset
+
+    open_dataset(data, classes=loaded.spec.classes)
 
 
 def _write_base(loaded: Checkpoint, folder: Path, *, simplify: bool) -> Path:
@@ -172,16 +213,15 @@ def _verify(loaded: Checkpoint, files: list[Exported], data: Path, folder: Path)
     """The same files with their figures on the user's data; GateFailed where one misses its gates."""
     from edgedet.models import checkpoint as checkpoints
     from edgedet.runtimes import parity, recording
-    from edgedet.runtimes.figures import Gates
+    from edgedet.runtimes.figures import FLOORS
 
-    gates = {"fp32": Gates(0.0005, 0.1, 0.001, 0.999), "fp16": Gates(max_ap_drop=0.002)}
     reference = folder / f"{loaded.spec.name}.safetensors"
     checkpoints.save(reference, loaded.detector.state_dict(), replace(loaded.spec, input_layout="uint8-nhwc", batch=None))
     targets = [recording.Target(file.path, RUNTIME[file.target]) for file in files]
     report = parity.validate(recording.Target(reference, "torch"), targets, data)
     verified = []
     for file, comparison in zip(files, report.comparisons, strict=True):
-        missed = [str(gate) for gate in comparison.against(gates[file.spec.precision]) if not gate.passed]
+        missed = [str(gate) for gate in comparison.against(FLOORS[file.spec.precision]) if not gate.passed]
         if missed:
             raise GateFailed(f"{file.path.name} is not written: on {report.dataset} against PyTorch: {'; '.join(missed)}")
         figures = {
@@ -203,17 +243,27 @@ def _annotate(file: Exported) -> None:
     (to_openvino if file.target == "openvino" else onnx_file).annotate(file.path, file.spec)
 
 
-def _publish(file: Exported, out: Path) -> Exported:
-    """The file under its final name."""
-    for part in _parts(file.path):
-        part.replace(out / part.name)
-    return replace(file, path=out / file.path.name)
-
-
-def _parts(path: Path) -> list[Path]:
-    """The model file behind the one with its weights, where that is another."""
-    weights = path.with_suffix(".bin") if path.suffix == SUFFIX["openvino"] else path.with_name(f"{path.name}.data")
-    return [weights, path] if weights.is_file() else [path]
+def _publish(files: list[Exported], out: Path, folder: Path) -> list[Exported]:
+    """The files under their final names; where one cannot be put there, everything is again as it was."""
+    replaced = folder / "replaced"
+    replaced.mkdir()
+    moved: list[Path] = []
+    try:
+        for part in (part for file in files for part in artifact.parts(file.path)):
+            target = out / part.name
+            if target.exists():
+                target.replace(replaced / target.name)
+            moved.append(target)
+            part.replace(target)
+    except BaseException:
+        for target in moved:
+            old = replaced / target.name
+            if old.exists():
+                old.replace(target)
+            else:
+                target.unlink(missing_ok=True)
+        raise
+    return [replace(file, path=out / file.path.name) for file in files]
 
 
 def _as_dict(file: Exported) -> dict[str, Any]:
@@ -221,7 +271,7 @@ def _as_dict(file: Exported) -> dict[str, Any]:
     return {
         "path": file.path,
         "format": file.target,
-        "bytes": sum(part.stat().st_size for part in _parts(file.path)),
+        "bytes": sum(part.stat().st_size for part in artifact.parts(file.path)),
         "sha256": artifact.sha256(file.path),
         "precision": file.spec.precision,
         "nms": file.spec.suppression.mode,
@@ -240,7 +290,8 @@ def _print(files: list[Exported]) -> None:
         row += [f"{check[error]:.2g} (p{check['percentile']})" for error in ("box_error_px", "score_error")]
         row.append(str(check["detections"]))
         if verification:
-            row += [f"{verification['ap_drop']:+.4f}", f"{verification['matched']:.4f}"]
+            drop, matched = verification["ap_drop"], verification["matched"]
+            row += ["–" if drop is None else f"{drop:+.4f}", "–" if matched is None else f"{matched:.4f}"]
         rows.append(row)
     if any(file.spec.provenance.get("verification") for file in files):
         columns += ["AP drop", "matched\non data"]

@@ -18,6 +18,7 @@ from edgedet.cli import export  # noqa: E402
 from edgedet.errors import UsageError  # noqa: E402
 from edgedet.export import onnx_file, to_onnx  # noqa: E402
 from edgedet.models import checkpoint, yolox  # noqa: E402
+from edgedet.runtimes.figures import FLOORS, Comparison  # noqa: E402
 
 Cli = Callable[..., Ended]
 
@@ -141,7 +142,14 @@ def test_the_trained_detector_passes_every_gate_on_photos(
         (["--size", "big"], ["'big'", "384x640"]),
         (["--batch", "0"], ["'0'", "dynamic"]),
         (["--classes", "one,two,three"], ["2 classes", "3 names"]),
-        (["--classes", "absent.txt"], ["absent.txt", "neither a file"]),
+        (["--classes", "absent.txt"], ["2 classes", "1 name"]),
+        (["--classes", " , "], ["holds no names"]),
+        (["--classes", ",".join(f"class number {i}" for i in range(80))], ["2 classes", "80 names"]),
+        (["--classes", "long" * 100], ["2 classes", "1 name"]),
+        (["--batch", "1000000000"], ["'1000000000'", "1024"]),
+        (["--batch", "9" * 5000], ["1024"]),
+        (["--size", "3200000"], ["'3200000'", "8192"]),
+        (["--verify", "nosuchdir"], ["nosuchdir", "no such file or folder"]),
     ],
 )
 def test_a_wrong_option_gets_one_message_and_nothing_is_made(edgedet_cli: Cli, saved: Path, tmp_path: Path, options, words):
@@ -158,6 +166,60 @@ def test_classes_are_read_from_a_file_or_from_the_option(tmp_path: Path):
     assert export.read_classes(str(tmp_path / "names.txt")) == ["red cell", "platelet"]
     assert export.read_classes("red cell, platelet") == ["red cell", "platelet"]
     assert export.read_classes("cat") == ["cat"]
+    assert export.read_classes("St. Bernard") == ["St. Bernard"]
+    (tmp_path / "latin.txt").write_bytes("Käfer\n".encode("latin-1"))
+    with pytest.raises(UsageError, match="UTF-8"):
+        export.read_classes(str(tmp_path / "latin.txt"))
+
+
+def test_a_folder_where_a_file_should_go_is_refused_before_any_work(edgedet_cli: Cli, saved: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(to_onnx, "to_onnx", None)  # whoever traces, fails
+    (tmp_path / "yolox-nano-64x96-fp32.xml").mkdir()
+    ended = edgedet_cli("export", saved, "--size", "64x96", "--to", "onnx", "--to", "openvino", "--out", tmp_path)
+    assert ended.code == 2
+    assert "yolox-nano-64x96-fp32.xml: stands where a file is to be written" in ended.err
+    assert [p.name for p in tmp_path.iterdir()] == ["yolox-nano-64x96-fp32.xml"]
+
+
+def test_where_one_file_cannot_be_put_in_its_place_none_is(
+    edgedet_cli: Cli, saved: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+):
+    """What stood there stands there again."""
+    before = tmp_path / "yolox-nano-64x96-fp32.onnx"
+    before.write_text("before")
+    whole = Path.replace
+
+    def failing(self: Path, target: Path) -> Path:
+        if target == tmp_path / "yolox-nano-64x96-fp32.xml":
+            raise PermissionError(13, "Permission denied")
+        return whole(self, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    ended = edgedet_cli("export", saved, "--size", "64x96", "--to", "onnx", "--to", "openvino", "--out", tmp_path)
+    assert ended.code == 2
+    assert "permission denied" in ended.err
+    assert list(tmp_path.iterdir()) == [before]
+    assert before.read_text() == "before"
+
+
+def test_floors_hold_ap_in_both_directions_and_a_file_that_finds_nothing_misses_them():
+    """A higher AP is as much a difference as a lower one."""
+    from types import SimpleNamespace
+
+    for precision, limit in (("fp32", 0.0005), ("fp16", 0.002)):
+        for change, holds in ((limit, True), (-limit, True), (-2 * limit, False), (2 * limit, False), (None, False)):
+            found = SimpleNamespace(box_error_px=None, score_drift=None, ap_drop=change, match_rate=None)
+            gates = {gate.name: gate.passed for gate in Comparison.against(found, FLOORS[precision])}
+            assert gates["AP change"] is holds
+            assert gates["matched"] is False
+
+
+def test_a_figure_that_could_not_be_measured_is_a_dash(capsys: pytest.CaptureFixture[str], traced: Path):
+    _, spec = onnx_file.read(traced)
+    check = {"runtime": "x", "box_error_px": 0.0, "score_error": 0.0, "percentile": 99, "detections": 0}
+    spec = spec.with_provenance(check=check, verification={"ap_drop": None, "matched": None})
+    export._print([export.Exported(traced, "onnx", spec)])
+    assert capsys.readouterr().out.count("–") == 2
 
 
 def test_sizes_are_height_by_width():
