@@ -18,7 +18,7 @@ from edgedet import artifact
 from edgedet.console import say, track
 from edgedet.data.dataset import Dataset
 from edgedet.data.evaluation import Scores, evaluate
-from edgedet.errors import UsageError
+from edgedet.errors import ArtifactError, DataError, UsageError
 from edgedet.models import checkpoint
 from edgedet.models.base import Target
 from edgedet.models.checkpoint import Checkpoint
@@ -71,9 +71,7 @@ def _run(config: TrainingConfig) -> Result | None:
     train_set, val_set = open_splits(config)
     config = replace(config, **config.plan(len(train_set))._asdict())
     state = run_folder.load_state(config.out)
-    start = initial_detector(config if state is None else replace(config, init=None), train_set.classes)
-    if state is not None:
-        start = Checkpoint(start.detector, ModelSpec.from_json(state["spec"], where=run_folder.STATE))
+    start = initial_detector(config, train_set.classes) if state is None else _stopped(config, state, train_set)
     trainer = Trainer(config, fabric, start, train_set, val_set)
     if state is not None:
         trainer.restore(state)
@@ -81,6 +79,17 @@ def _run(config: TrainingConfig) -> Result | None:
         artifact.write_text(config.out / configuration.FILE, config.to_json())
     result = trainer.fit()
     return result if fabric.is_global_zero else None
+
+
+def _stopped(config: TrainingConfig, state: dict[str, Any], train_set: Dataset) -> Checkpoint:
+    """A detector to restore the state into, with the run's spec; the data must still have the run's classes."""
+    spec = ModelSpec.from_json(state["spec"], where=run_folder.STATE)
+    if spec.classes != train_set.classes:
+        raise DataError(
+            f"{train_set.name} has the classes {', '.join(train_set.classes)} now, but {config.out} was trained on "
+            f"{', '.join(spec.classes)}; restore the data set or start the run anew"
+        )
+    return Checkpoint(checkpoint.build(config.model, len(spec.classes)), spec)
 
 
 class Trainer:
@@ -106,12 +115,15 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up the state that the last finished epoch left."""
-        self._detector.load_state_dict(state["detector"])
-        self._average.detector.load_state_dict(state["average"])
+        try:
+            self._detector.load_state_dict(state["detector"])
+            self._average.detector.load_state_dict(state["average"])
+            self._optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            state_file = self._config.out / run_folder.STATE
+            raise ArtifactError(f"{state_file}: not the state of a {self._config.model}; start the run anew") from error
         self._average.steps = state["average_steps"]
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._epoch, self._best = state["epoch"], state["best"]
-        self._rows = run_folder.read_metrics(self._config.out, self._epoch)
+        self._epoch, self._best, self._rows = state["epoch"], state["best"], state["rows"]
         say(f"resuming after epoch {self._epoch} of {self._plan.epochs}")
 
     def fit(self) -> Result:
@@ -214,6 +226,7 @@ class Trainer:
         return {
             "epoch": self._epoch,
             "best": self._best,
+            "rows": self._rows,
             "spec": self._spec.to_json(),
             "detector": self._detector.state_dict(),
             "average": self._average.detector.state_dict(),

@@ -15,6 +15,7 @@ from edgedet import artifact
 from edgedet.errors import ArtifactError
 
 STATE, METRICS, BEST, LAST = "resume.pt", "metrics.csv", "best.safetensors", "last.safetensors"
+KEYS = ("epoch", "best", "rows", "spec", "detector", "average", "average_steps", "optimizer")  # of the state
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
@@ -31,9 +32,13 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
         raise ArtifactError(f"{path}: not a readable training state; start the run anew") from error
+    if not isinstance(state, dict) or (lacking := [key for key in KEYS if key not in state]):
+        what = f"without {', '.join(lacking)}" if isinstance(state, dict) else f"a {type(state).__name__}"
+        raise ArtifactError(f"{path}: no training state but {what}; start the run anew")
+    return state
 
 
 def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -43,13 +48,3 @@ def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     artifact.write_text(folder / METRICS, buffer.getvalue())
-
-
-def read_metrics(folder: Path, epochs: int) -> list[dict[str, Any]]:
-    """The rows of the first epochs, as numbers; None where a field is empty."""
-    path = folder / METRICS
-    if epochs == 0 or not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
-    return [{**row, "epoch": int(row["epoch"] or 0)} for row in rows[:epochs]]

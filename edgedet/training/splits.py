@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 
-from edgedet.console import say
-from edgedet.data.dataset import Dataset, open_dataset
-from edgedet.errors import DataError, SplitAbsent
+from edgedet.console import say, track
+from edgedet.data.dataset import Dataset, Sample, open_dataset
+from edgedet.errors import DataError, ImageError, SplitAbsent
 from edgedet.training.config import TrainingConfig
 
 HELD_OUT = 0.1
 
 
 def open_splits(config: TrainingConfig) -> tuple[Dataset, Dataset]:
-    """The training and the validation images; without a validation set a seeded tenth is held out, and said so."""
+    """The training and the validation images; without a validation set a seeded tenth is held out, and said so.
+
+    Every image is read once, so that one that is damaged inside is left out
+    here, by name, and does not end the run hours later; a large set takes as
+    long for it as for one epoch's reading.
+    """
     train = _split(config, "train", config.classes)
     val = _split(config, "val", train.classes) if train and not config.val else None
     train = train or open_dataset(config.data, classes=config.classes)
@@ -24,9 +30,37 @@ def open_splits(config: TrainingConfig) -> tuple[Dataset, Dataset]:
         val = open_dataset(config.val, classes=train.classes)
     if val is None:
         train, val = _hold_out(train, config.seed)
+    _require_objects(train, config.classes or ())
+    train, val = _readable(train, config.workers), _readable(val, config.workers)
     for part in (train, val):
         _check(part)
     return train, val
+
+
+def _require_objects(dataset: Dataset, classes: Sequence[str]) -> None:
+    """Refuse classes asked for that nothing can be learned of, such as misspelt ones."""
+    there = {int(label) for sample in dataset.samples for label in sample.labels}
+    if absent := [name for label, name in enumerate(classes) if label not in there]:
+        raise DataError(f"{dataset.name} has no object of --classes {', '.join(absent)}; correct or leave out the name")
+
+
+def _readable(dataset: Dataset, workers: int) -> Dataset:
+    """The data set without the images that cannot be read, which are added to its problems."""
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        faults = list(track(pool.map(_fault, dataset.samples), f"checking {dataset.name}", total=len(dataset)))
+    if not any(faults):
+        return dataset
+    samples = tuple(sample for sample, fault in zip(dataset.samples, faults, strict=True) if not fault)
+    unreadable = (*dataset.problems.unreadable, *filter(None, faults))
+    return replace(dataset, samples=samples, problems=replace(dataset.problems, unreadable=unreadable))
+
+
+def _fault(sample: Sample) -> str | None:
+    try:
+        sample.read()
+    except ImageError as error:
+        return str(error)
+    return None
 
 
 def _split(config: TrainingConfig, split: str, classes: Sequence[str] | None) -> Dataset | None:
