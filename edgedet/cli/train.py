@@ -14,9 +14,10 @@ RUNS = Path("runs/train")
 
 
 def command(
+    context: typer.Context,
     data: Path | None = typer.Option(None, help="Data set: COCO, VOC or YOLO; its train and val splits are found."),
     model: str = typer.Option("yolox-nano", help="Model to train: yolox-nano, -tiny, -s, -m, -l, -x."),
-    init: Path | None = typer.Option(None, help="Checkpoint to start from; shared classes keep their weights."),
+    init: Path | None = typer.Option(None, help="Checkpoint to start from, or street-nano; shared classes keep their weights."),
     val: Path | None = typer.Option(None, help="Validation data, where the data set has no val split."),
     classes: str | None = typer.Option(None, help="Train on these classes only, in this order: person,car"),
     epochs: int | None = typer.Option(None, help="Default: as many as make 780 steps with --init, 30 000 without."),
@@ -31,7 +32,7 @@ def command(
     plain_epochs: int | None = typer.Option(None, help="Last epochs without augmentation. Default: 15 % of them."),
     workers: int = typer.Option(2, help="Threads that prepare images."),
     out: Path | None = typer.Option(None, help="Run folder. Default: runs/train/DATA-MODEL, numbered."),
-    resume: Path | None = typer.Option(None, help="Run folder to go on with; takes no other option."),
+    resume: Path | None = typer.Option(None, help="Run folder to go on with; takes no other option but --json."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Train a detector; the run folder holds best.safetensors, curves and predictions.
@@ -42,6 +43,9 @@ def command(
     """
     if (data is None) == (resume is None):
         raise UsageError("give either --data for a new run or --resume for one that stopped")
+    if resume is not None and (others := _given(context) - {"--resume", "--json"}):
+        raise UsageError(f"--resume goes on as the run was begun, so it cannot take {', '.join(sorted(others))}; leave it out")
+    from edgedet import assets
     from edgedet.training import loop
     from edgedet.training.config import TrainingConfig
 
@@ -49,10 +53,11 @@ def command(
         result = loop.resume(resume)
     else:
         assert data is not None
-        names = tuple(name.strip() for name in classes.split(",")) if classes else None
+        names = tuple(name.strip() for name in classes.split(",")) if classes is not None else None
         result = loop.train(
             TrainingConfig(
-                data=data, out=out or _new_folder(data, model), model=model, val=val, classes=names, init=init,
+                data=data, out=out or _new_folder(data, model), model=model, val=val, classes=names,
+                init=init and assets.named(init),
                 epochs=epochs, batch=batch, size=size, lr=lr, seed=seed, workers=workers,
                 devices=devices, accelerator=accelerator, precision=precision, norms=norms, plain_epochs=plain_epochs,
             )
@@ -64,6 +69,12 @@ def command(
         print_json(asdict(result))
     else:
         print(result.best)
+
+
+def _given(context: typer.Context) -> set[str]:
+    """The options that the user wrote."""
+    sources = {parameter.opts[0]: context.get_parameter_source(parameter.name or "") for parameter in context.command.params}
+    return {option for option, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
 def _new_folder(data: Path, model: str) -> Path:

@@ -20,6 +20,15 @@ PLAIN_PART = 0.15  # of the epochs
 EPOCHS_AT_LEAST, EPOCHS_AT_MOST = 10, 300
 
 
+def _check_classes(names: tuple[str, ...]) -> None:
+    keys = [name.strip().casefold() for name in names]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if not all(keys) or not keys:
+        raise UsageError(f"--classes {','.join(names)!r} has an empty name; write names with single commas: person,car")
+    if twice:
+        raise UsageError(f"--classes names {', '.join(twice)} more than once")
+
+
 class Plan(NamedTuple):
     """How long and how fast one run trains: the numbers that a configuration may leave open."""
 
@@ -67,6 +76,10 @@ class TrainingConfig:
             raise UsageError(f"--size is {self.size}; it must be a multiple of 32, such as {round(self.size / 32) * 32}")
         if self.norms not in ("batch", "frozen"):
             raise UsageError(f"--norms is {self.norms!r}; it must be batch or frozen")
+        if self.norms == "frozen" and self.init is None:
+            raise UsageError("--norms frozen keeps the statistics of initial weights; give some with --init")
+        if self.classes is not None:
+            _check_classes(self.classes)
         if self.lr is not None and not 0 < self.lr < 1:
             raise UsageError(f"--lr is {self.lr}; it must lie between 0 and 1")
 

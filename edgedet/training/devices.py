@@ -38,6 +38,8 @@ def _accelerator(config: TrainingConfig) -> str:
 
 def _precision(wanted: str, accelerator: str) -> Any:
     """Mixed precision where it is fast: on CUDA; full precision elsewhere."""
+    if wanted == "16-mixed" and accelerator == "cpu":
+        raise UsageError("--precision 16-mixed needs a GPU; on a CPU choose bf16-mixed or 32-true")
     if wanted != "auto":
         return wanted
     if accelerator != "cuda":

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,6 +162,11 @@ def test_resuming_a_folder_without_a_run_is_refused(tmp_path):
         ({"batch": 0}, UsageError, "--batch is 0"),
         ({"lr": -1.0}, UsageError, "--lr is -1"),
         ({"norms": "none"}, UsageError, "--norms"),
+        ({"norms": "frozen"}, UsageError, "--norms frozen .* --init"),
+        ({"classes": ("red", "blue")}, DataError, "no object of --classes blue"),
+        ({"classes": ("red", "green", "Red")}, UsageError, "--classes names red more than once"),
+        ({"classes": ("red", "")}, UsageError, "--classes 'red,' has an empty name"),
+        ({"accelerator": "cpu", "precision": "16-mixed"}, UsageError, "--precision 16-mixed needs a GPU"),
         ({"plain_epochs": -1}, UsageError, "--plain-epochs is -1"),
         ({"precision": "int8"}, UsageError, "--precision"),
         ({"accelerator": "tpu"}, UsageError, "--accelerator"),
@@ -187,3 +193,57 @@ def test_default_epochs_give_small_data_more_and_large_data_fewer(squares, tmp_p
     fine_tuning = config(squares, tmp_path, init=Path("x.pth"), epochs=None, batch=16)
     assert fine_tuning.default_epochs(205) > fine_tuning.default_epochs(2000) >= fine_tuning.default_epochs(200_000) == 10
     assert config(squares, tmp_path, epochs=None).default_epochs(205) == 300
+
+
+@pytest.fixture
+def stopped(finished, squares, tmp_path) -> Path:
+    """A copy of the finished run on a copy of its data, so that either may be damaged."""
+    run, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(finished, run)
+    shutil.copytree(squares[0].parent, data)
+    values = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**values, "data": str(data / squares[0].name), "epochs": EPOCHS + 1}))
+    return run
+
+
+@pytest.mark.parametrize("names", [("red", "blue"), ("green", "red"), ("red", "green", "blue")])
+def test_a_run_does_not_go_on_with_other_classes(names, stopped):
+    file = stopped.parent / "data/instances_train.json"
+    content = json.loads(file.read_text())
+    content["categories"] = [{"id": i + 1, "name": name} for i, name in enumerate(names)]
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=f"has the classes {', '.join(names)} now, but .* red, green"):
+        loop.resume(stopped)
+
+
+@pytest.mark.parametrize("content", [{"model": {}}, [1, 2], {"detector": {"a": torch.zeros(1)}}])
+def test_a_run_does_not_go_on_from_another_torch_file(content, stopped):
+    if isinstance(content, dict) and "detector" in content:
+        content = {**torch.load(stopped / "resume.pt", weights_only=True), **content}
+    torch.save(content, stopped / "resume.pt")
+    with pytest.raises(ArtifactError, match=r"resume\.pt: .*start the run anew"):
+        loop.resume(stopped)
+
+
+def test_a_run_goes_on_past_damaged_metrics_and_images(stopped, capsys):
+    (stopped / "metrics.csv").write_text("epoch,box\n1,x,3\n")
+    image = stopped.parent / "data/images/3.png"
+    cv2.imwrite(str(image), cv2.imread(str(image))[:32])
+    loop.resume(stopped)
+    assert "1 images unreadable" in capsys.readouterr().err
+    assert [row["epoch"] for row in csv.DictReader((stopped / "metrics.csv").open())] == ["1", "2", "3", "4", "5"]
+
+
+def test_resuming_takes_no_option_that_it_would_not_follow(edgedet_cli, finished):
+    ended = edgedet_cli("train", "--resume", finished, "--epochs", 9, "--json", "--batch", 16)
+    assert ended.code == 2
+    assert "cannot take --batch, --epochs" in ended.err
+
+
+def test_the_embedded_model_is_a_start(edgedet_cli, squares, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = [*arguments(squares, tmp_path / "run"), "--init", "street-nano"]
+    options[options.index("--epochs") + 1] = "1"
+    ended = edgedet_cli("train", *options)
+    assert ended.code == 0, ended.err
+    assert "weights from street-nano.safetensors" in ended.err
