@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from edgedet.errors import SpecError, UsageError
+from edgedet.errors import ArtifactError, SpecError, UsageError
+from edgedet.runtimes.session import CANDIDATES, FINAL, Session
 from edgedet.spec import ModelSpec
 
 
-def read_spec(text: str | None, path: Path) -> ModelSpec:
-    """The ModelSpec that a file carries; text: what the file holds under `edgedet.spec.KEY`, None where nothing."""
+def read_spec(get_text: Callable[[], str | None], path: Path) -> ModelSpec:
+    """The ModelSpec that a file carries; get_text: gives what the file holds under `edgedet.spec.KEY`, None where nothing."""
+    try:
+        text = get_text()
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path}: its edgedet spec is no text ({error}); copy or export it again") from error
     if text is None:
         raise SpecError(
             f"{path}: holds no edgedet spec, so its classes and its input are unknown; "
@@ -27,6 +32,22 @@ def check_input(shape: Sequence[int | None], spec: ModelSpec, path: Path) -> Non
     told = (spec.batch, height, width, 3) if spec.input_layout == "uint8-nhwc" else (spec.batch, 3, height, width)
     if tuple(shape) != told:
         raise SpecError(f"{path}: its input is {tuple(shape)} but its spec says {told}; one was altered: export it again")
+
+
+def check_outputs(names: Sequence[str], spec: ModelSpec, path: Path) -> None:
+    """Raise SpecError where the file lacks an output that its spec promises."""
+    promised = CANDIDATES if spec.suppression.mode == "none" else FINAL
+    if missing := [name for name in promised if name not in names]:
+        raise SpecError(
+            f"{path}: has no output {', '.join(missing)}, only {', '.join(names)}, but its spec says NMS mode "
+            f"{spec.suppression.mode!r}; one was altered: export it again"
+        )
+
+
+def require_open(session: Session) -> None:
+    """Raise UsageError where a session was closed."""
+    if session.closed:
+        raise UsageError(f"this detector of {session.spec.name} is closed; load it again")
 
 
 def as_input(images: np.ndarray, spec: ModelSpec) -> np.ndarray:

@@ -14,7 +14,7 @@ from edgedet import plugins
 from edgedet.artifact import require_file
 from edgedet.boxes import suppress
 from edgedet.detections import Detections
-from edgedet.errors import ArtifactError, RuntimeUnavailable, UsageError
+from edgedet.errors import ArtifactError, RuntimeUnavailable, SpecError, UsageError
 from edgedet.letterbox import Placement
 from edgedet.runtimes.session import CANDIDATES, FINAL, Options, Outputs, Runtime, Session
 from edgedet.spec import ModelSpec, Suppression
@@ -147,6 +147,11 @@ class LoadedDetector:
         names = FINAL if FINAL[0] in outputs else CANDIDATES
         boxes, scores, labels = (outputs[name] for name in names)
         found = []
+        if labels.max(initial=-1) >= len(self.spec.classes):
+            raise SpecError(
+                f"the file gives label {labels.max()} but its spec names only {len(self.spec.classes)} classes; "
+                "one was altered: export it again"
+            )
         for row, placement in enumerate(placements):
             one = boxes[row], scores[row], labels[row]
             if names is CANDIDATES:

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgedet.artifact import require_file
 from edgedet.errors import ArtifactError, RuntimeUnavailable, UsageError
-from edgedet.runtimes.contract import as_input, check_input, read_spec
+from edgedet.runtimes.contract import as_input, check_input, check_outputs, read_spec, require_open
 from edgedet.runtimes.machine import usable_cores
 from edgedet.runtimes.session import CANDIDATES, Options, Outputs
 from edgedet.spec import KEY, ModelSpec
@@ -59,34 +59,38 @@ class OnnxRuntimeSession:
                 f"ONNX Runtime runs the precision that is in the file and has no {options.inference_precision} mode; "
                 "export with --precision fp16, or use --runtime openvino"
             )
-        self._session = _load(path, options, providers)
+        self._session: Any = _load(path, options, providers)
         on_gpu = self._session.get_providers()[0] == _CUDA
         if len(providers) > 1 and not on_gpu and options.device != "auto":
             raise RuntimeUnavailable(
                 f"{path.name}: ONNX Runtime could not start on CUDA; install CUDA and cuDNN, or use --device cpu"
             )
-        self.spec = read_spec(self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
+        self.spec = read_spec(lambda: self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
         self.slots = usable_cores() if options.performance == "throughput" and not on_gpu else 1
         self.facts = {"device": "gpu" if on_gpu else "cpu", "precision": _executed_precision(self.spec, on_gpu=on_gpu)}
         entry = self._session.get_inputs()[0]
         check_input([side if isinstance(side, int) else None for side in entry.shape], self.spec, path)
         self._input = entry.name
         self._outputs = [output.name for output in self._session.get_outputs()]
+        check_outputs(self._outputs, self.spec, path)
+        self.closed = False
         self._pool = ThreadPoolExecutor(self.slots, thread_name_prefix="onnxruntime")
 
     def infer(self, images: np.ndarray) -> Outputs:
         """The file's outputs for (B, H, W, 3) uint8 letterboxed BGR images."""
+        require_open(self)
         values = self._session.run(self._outputs, {self._input: as_input(images, self.spec)})
         return dict(zip(self._outputs, values, strict=True))
 
     def submit(self, images: np.ndarray) -> Future[Outputs]:
         """The same, in the background."""
+        require_open(self)
         return self._pool.submit(self.infer, images)
 
     def close(self) -> None:
         """Wait for what is in flight and free the model."""
         self._pool.shutdown(cancel_futures=True)
-        del self._session
+        self.closed, self._session = True, None
 
 
 def _executed_precision(spec: ModelSpec, *, on_gpu: bool) -> str:

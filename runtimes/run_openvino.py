@@ -12,7 +12,7 @@ import numpy as np
 
 from edgedet.artifact import output_errors, require_file
 from edgedet.errors import ArtifactError, RuntimeUnavailable, UsageError
-from edgedet.runtimes.contract import as_input, check_input, read_spec
+from edgedet.runtimes.contract import as_input, check_input, check_outputs, read_spec, require_open
 from edgedet.runtimes.session import CANDIDATES, FINAL, Options, Outputs
 from edgedet.spec import KEY
 
@@ -56,17 +56,19 @@ class OpenVinoSession:
         core = openvino.Core()
         device = _device(options.device, [name.lower() for name in core.available_devices])
         model = _read(path)
-        self.spec = read_spec(_spec_text(model), path)
+        self.spec = read_spec(lambda: _spec_text(model), path)
         shape = model.input(0).partial_shape
         check_input([side.get_length() if side.is_static else None for side in shape], self.spec, path)
         if options.outputs == "candidates":
             _add_candidates(path, model)
-        self._compiled = _compile(core, path, model, device, options)
+        self._compiled: Any = _compile(core, path, model, device, options)
         self.slots = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self.facts = {"device": device, "precision": _executed_precision(self._compiled)}
         _refuse_other_precision(path, asked=options.inference_precision, facts=self.facts)
         self._input = self._compiled.input(0)
         self._names = [_contract_name(output) for output in self._compiled.outputs]
+        check_outputs(self._names, self.spec, path)
+        self.closed = False
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self.slots):
             self._idle.put(self._compiled.create_infer_request())
@@ -74,6 +76,7 @@ class OpenVinoSession:
 
     def infer(self, images: np.ndarray) -> Outputs:
         """The file's outputs for (B, H, W, 3) uint8 letterboxed BGR images."""
+        require_open(self)
         array = as_input(images, self.spec)
         request = self._idle.get()
         try:
@@ -84,12 +87,13 @@ class OpenVinoSession:
 
     def submit(self, images: np.ndarray) -> Future[Outputs]:
         """The same, in the background."""
+        require_open(self)
         return self._pool.submit(self.infer, images)
 
     def close(self) -> None:
         """Wait for what is in flight and free the model."""
         self._pool.shutdown(cancel_futures=True)
-        del self._idle, self._compiled
+        self.closed, self._idle, self._compiled = True, SimpleQueue(), None
 
 
 def _device(asked: str, present: list[str]) -> str:

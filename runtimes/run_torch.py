@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgedet.errors import RuntimeUnavailable
-from edgedet.runtimes.contract import as_input
+from edgedet.runtimes.contract import as_input, require_open
 from edgedet.runtimes.session import CANDIDATES, FINAL, Options, Outputs
 from edgedet.spec import ModelSpec
 
@@ -87,6 +87,7 @@ class TorchSession:
         self._graph = graph.to(device)
         self._device = device
         self._outputs = outputs
+        self.closed = False
         self._queue = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
 
     def infer(self, images: np.ndarray) -> Outputs:
@@ -95,11 +96,13 @@ class TorchSession:
 
     def submit(self, images: np.ndarray) -> Future[Outputs]:
         """The same, in the background."""
+        require_open(self)
         return self._queue.submit(self._run, images)
 
     def close(self) -> None:
         """Wait for what is queued, then free the thread."""
         self._queue.shutdown()
+        self.closed = True
 
     def _run(self, images: np.ndarray) -> Outputs:
         import torch

@@ -48,6 +48,8 @@ class Session(Protocol):
     """Requests worth keeping in flight."""
     facts: dict[str, str]
     """What serves and how, for reports: `device`, and `precision` as executed where the runtime tells it."""
+    closed: bool
+    """Whether `close` was called; `infer` and `submit` then raise UsageError."""
 
     def infer(self, images: np.ndarray) -> Outputs:
         """The file's outputs for (B, H, W, 3) uint8 letterboxed BGR images, B as the spec's batch allows.
@@ -63,7 +65,7 @@ class Session(Protocol):
         ...
 
     def close(self) -> None:
-        """Free what the session holds."""
+        """Free what the session holds; a second time does nothing."""
         ...
 
 

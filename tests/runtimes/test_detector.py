@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import edgedet
-from edgedet.errors import ArtifactError, ImageError, RuntimeUnavailable, UsageError
+from edgedet.errors import ArtifactError, ImageError, RuntimeUnavailable, SpecError, UsageError
 from edgedet.runtimes import detector as detector_module
 from edgedet.runtimes import run_onnxruntime, run_openvino
 
@@ -105,6 +106,13 @@ def test_a_min_score_the_file_cannot_honour_is_refused_with_the_files_floor(brig
 def test_a_frame_that_is_not_bgr_is_refused(bright_onnx: Path, frame: np.ndarray) -> None:
     with edgedet.load(bright_onnx) as detector, pytest.raises(ImageError, match="uint8 BGR"):
         detector(frame)
+
+
+def test_a_label_that_the_spec_has_no_name_for_is_refused(bright_onnx: Path, bright_frame: np.ndarray) -> None:
+    with edgedet.load(bright_onnx) as detector:
+        detector.session.spec = replace(detector.spec, classes=("even",))
+        with pytest.raises(SpecError, match="label 1 but its spec names only 1 classes"):
+            detector(bright_frame)
 
 
 def test_one_pixel_is_a_frame(bright_onnx: Path) -> None:

@@ -49,6 +49,9 @@ def test_the_session_gives_what_the_graph_gives(saved: Path):
     later = session.submit(images(2))
     np.testing.assert_array_equal(later.result()["boxes"], found["boxes"])
     session.close()
+    session.close()
+    with pytest.raises(UsageError, match="closed"):
+        session.infer(images(2))
 
 
 def test_candidates_suppressed_on_the_host_are_the_final_detections(saved: Path):

@@ -227,6 +227,52 @@ def test_the_host_suppresses_as_the_graph_does(needed: bool) -> None:
             np.testing.assert_array_equal(mine, graphs[used])
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_session_closes_twice_and_then_says_that_it_is_closed(bright_onnx: Path, images: np.ndarray, runtime: str) -> None:
+    session = open_session(bright_onnx, runtime=runtime)
+    session.close()
+    session.close()
+    for ask in (session.infer, session.submit):
+        with pytest.raises(UsageError, match="closed"):
+            ask(images)
+
+
+def _altered(path: Path, old: bytes, new: bytes, folder: Path) -> Path:
+    """A copy of a model file, and of its weights, with some bytes replaced by as many others."""
+    content = path.read_bytes()
+    assert old in content
+    assert len(old) == len(new)
+    if path.suffix == ".xml":
+        shutil.copy(path.with_suffix(".bin"), folder)
+    changed = folder / path.name
+    changed.write_bytes(content.replace(old, new))
+    return changed
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_an_output_of_another_name_than_the_spec_promises_is_refused(bright_onnx: Path, tmp_path: Path, runtime: str) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(bright_onnx)
+    for node in model.graph.node:
+        node.output[:] = ["renamed" if name == "scores" else name for name in node.output]
+    next(output for output in model.graph.output if output.name == "scores").name = "renamed"
+    onnx.save(model, tmp_path / "renamed.onnx")
+    with pytest.raises(SpecError, match=r"renamed.onnx: has no output scores, only boxes, renamed, labels"):
+        open_session(tmp_path / "renamed.onnx", runtime=runtime)
+
+
+@pytest.mark.parametrize("form", ["bright_onnx", "bright_xml"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_spec_with_a_byte_that_is_no_text_is_refused(
+    request: pytest.FixtureRequest, tmp_path: Path, form: str, runtime: str
+) -> None:
+    path = request.getfixturevalue(form)
+    if runtime == "onnxruntime" and path.suffix == ".xml":
+        pytest.skip("no file of ONNX Runtime's")
+    with pytest.raises((ArtifactError, SpecError), match="bright-cells"):
+        open_session(_altered(path, b"letterbox_fill", b"letterbox_\xffill", tmp_path), runtime=runtime)
+
+
 def test_the_key_of_the_spec_is_the_same_in_every_format(bright_onnx: Path, bright_xml: Path) -> None:
     specs = [open_session(path).spec for path in (bright_onnx, bright_xml)]
     assert specs[0] == specs[1]
