@@ -7,19 +7,47 @@ rt_info and in `model.engine.json` beside a TensorRT plan, always under `KEY`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from edgedet.errors import SpecError
-from edgedet.letterbox import Letterbox
+from edgedet.letterbox import Anchor, Letterbox
 
 KEY = "edgedet.spec"
 VERSION = 1
 
 InputLayout = Literal["uint8-nhwc", "float32-nchw"]
 NmsMode = Literal["onnx", "matrix", "efficientnms", "none"]
+Task = Literal["detect"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8+fp16"]
+
+
+Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, and whether it is
+
+
+def _one_of(kind: Any) -> Rule:
+    return f"one of {', '.join(get_args(kind))}", lambda value: value in get_args(kind)
+
+
+def _is_whole(value: Any, least: int = 1) -> bool:
+    return type(value) is int and value >= least
+
+
+_TEXT: Rule = "text", lambda value: isinstance(value, str)
+_WHOLE: Rule = "a positive whole number", _is_whole
+_PART: Rule = (
+    "a number from 0 to 1",
+    lambda value: type(value) is not bool and isinstance(value, int | float) and 0 <= value <= 1,
+)
+
+
+def _check(values: object, rules: Mapping[str, Rule], prefix: str = "") -> None:
+    """Hold every field against its rule; the first that breaks it is named."""
+    for name, (words, holds) in rules.items():
+        value = getattr(values, name)
+        if not holds(value):
+            raise SpecError(f"{prefix}{name} is {value!r}; it must be {words}")
 
 
 @dataclass(frozen=True)
@@ -41,6 +69,19 @@ class Suppression:
     max_detections: int = 300
     needed: bool = True
 
+    def __post_init__(self) -> None:
+        _check(self, _SUPPRESSION_RULES, "suppression.")
+
+
+_SUPPRESSION_RULES: dict[str, Rule] = {
+    "mode": _one_of(NmsMode),
+    "iou_threshold": _PART,
+    "min_score": _PART,
+    "candidates": _WHOLE,
+    "max_detections": _WHOLE,
+    "needed": ("true or false", lambda value: isinstance(value, bool)),
+}
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -56,9 +97,9 @@ class ModelSpec:
     variant: str
     classes: tuple[str, ...]
     size_hw: tuple[int, int]
-    letterbox_anchor: Literal["top-left", "center"] = "top-left"
+    letterbox_anchor: Anchor = "top-left"
     letterbox_fill: int = 114
-    task: Literal["detect"] = "detect"
+    task: Task = "detect"
     input_layout: InputLayout = "uint8-nhwc"
     batch: int | None = 1
     suppression: Suppression = field(default_factory=Suppression)
@@ -67,18 +108,7 @@ class ModelSpec:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("input_layout", self.input_layout, get_args(InputLayout)),
-            ("precision", self.precision, get_args(Precision)),
-            ("suppression.mode", self.suppression.mode, get_args(NmsMode)),
-            ("letterbox_anchor", self.letterbox_anchor, ("top-left", "center")),
-        ):
-            if value not in allowed:
-                raise SpecError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
-        if not self.classes:
-            raise SpecError("a ModelSpec must name at least one class")
-        if len(self.size_hw) != 2 or min(self.size_hw) < 1:
-            raise SpecError(f"size_hw must be two positive numbers, got {self.size_hw}")
+        _check(self, _RULES)
 
     @property
     def name(self) -> str:
@@ -109,11 +139,34 @@ class ModelSpec:
         if version != VERSION:
             raise SpecError(f"{where}: spec version {version}, this edgedet reads {VERSION}; export the model again")
         try:
-            values["classes"] = tuple(values["classes"])
-            values["size_hw"] = tuple(values["size_hw"])
+            for name in ("classes", "size_hw"):  # JSON has lists only; text is not to become letters
+                values[name] = tuple(values[name]) if isinstance(values[name], list) else values[name]
             values["suppression"] = Suppression(**values["suppression"])
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise SpecError(f"{where}: its edgedet spec has a wrong field ({error}); export the model again") from error
         except SpecError as error:
             raise SpecError(f"{where}: {error}") from error
+
+
+_RULES: dict[str, Rule] = {
+    "family": _TEXT,
+    "variant": _TEXT,
+    "classes": (
+        "a tuple of at least one class name",
+        lambda value: isinstance(value, tuple) and bool(value) and all(isinstance(name, str) for name in value),
+    ),
+    "size_hw": (
+        "two positive whole numbers",
+        lambda value: isinstance(value, tuple) and len(value) == 2 and all(map(_is_whole, value)),
+    ),
+    "letterbox_anchor": _one_of(Anchor),
+    "letterbox_fill": ("a whole number from 0 to 255", lambda value: _is_whole(value, 0) and value <= 255),
+    "task": _one_of(Task),
+    "input_layout": _one_of(InputLayout),
+    "batch": ("a positive whole number or None", lambda value: value is None or _is_whole(value)),
+    "suppression": ("a Suppression", lambda value: isinstance(value, Suppression)),
+    "precision": _one_of(Precision),
+    "weights_licence": _TEXT,
+    "provenance": ("a mapping", lambda value: isinstance(value, Mapping)),
+}

@@ -89,14 +89,48 @@ def test_another_version_is_refused_with_both_numbers():
         ({"input_layout": "nchw"}, "input_layout is 'nchw'"),
         ({"letterbox_anchor": "left"}, "letterbox_anchor is 'left'"),
         ({"classes": ()}, "at least one class"),
-        ({"size_hw": (0, 416)}, r"two positive numbers, got \(0, 416\)"),
-        ({"suppression": Suppression(mode="soft")}, "suppression.mode is 'soft'"),
+        ({"classes": "cat"}, "classes is 'cat'; it must be a tuple"),
+        ({"classes": ("cat", 3)}, "at least one class name"),
+        ({"family": None}, "family is None; it must be text"),
+        ({"size_hw": (0, 416)}, r"size_hw is \(0, 416\); it must be two positive whole numbers"),
+        ({"size_hw": (416.0, 416.0)}, "two positive whole numbers"),
+        ({"size_hw": (416,)}, "two positive whole numbers"),
+        ({"batch": 0}, "batch is 0"),
+        ({"batch": "x"}, "batch is 'x'"),
+        ({"batch": True}, "batch is True"),
+        ({"letterbox_fill": 999}, "letterbox_fill is 999; it must be a whole number from 0 to 255"),
+        ({"task": "pose"}, "task is 'pose'; it must be one of detect"),
+        ({"weights_licence": 3}, "weights_licence is 3"),
+        ({"provenance": [1]}, "provenance is .* a mapping"),
+        ({"suppression": None}, "suppression is None"),
     ],
 )
 def test_a_value_outside_its_range_is_named(change, message):
     values = {"family": "yolox", "variant": "nano", "classes": ("cat",), "size_hw": (416, 416), **change}
     with pytest.raises(SpecError, match=message):
         ModelSpec(**values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mode": "soft"}, "suppression.mode is 'soft'; it must be one of onnx"),
+        ({"iou_threshold": "x"}, "suppression.iou_threshold is 'x'; it must be a number from 0 to 1"),
+        ({"min_score": float("nan")}, "suppression.min_score is nan"),
+        ({"candidates": 0}, "suppression.candidates is 0"),
+        ({"max_detections": 1.5}, "suppression.max_detections is 1.5"),
+        ({"needed": 1}, "suppression.needed is 1"),
+    ],
+)
+def test_a_suppression_value_outside_its_range_is_named(change, message):
+    with pytest.raises(SpecError, match=message):
+        Suppression(**change)
+
+
+def test_class_names_in_a_file_are_a_list_not_letters():
+    text = json.dumps({**json.loads(SPEC.to_json()), "classes": "cat"})
+    with pytest.raises(SpecError, match=r"model\.onnx: classes is 'cat'"):
+        ModelSpec.from_json(text, where="model.onnx")
 
 
 def test_provenance_grows_without_changing_the_original():
