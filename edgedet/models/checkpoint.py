@@ -54,6 +54,11 @@ def load(path: Path, *, classes: Sequence[str] | None = None) -> Checkpoint:
     family, variant, count = _recognise(path, state)
     detector = plugins.find(PACKAGE, family).build(variant, count)
     _load_strictly(path, detector, state)
+    if spec and (spec.family, spec.variant, len(spec.classes)) != (family, variant, count):
+        raise CheckpointError(
+            f"{path}: its spec describes a {spec.name} of {len(spec.classes)} classes, but its tensors are of a "
+            f"{family}-{variant} of {count}; save it again from the detector it belongs to"
+        )
     names = tuple(classes) if classes else spec.classes if spec else default_names(count)
     if len(names) != count:
         raise CheckpointError(f"{path.name} has {count} classes but {len(names)} names were given: {', '.join(names)}")
@@ -93,6 +98,12 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], ModelSpec | None]:
         state, spec = _read_safetensors(path)
     else:
         state, spec = _unwrap(path, _unpickle(path)), None
+    if not state:
+        raise CheckpointError(f"{path}: holds no tensors; save {{'model': model.state_dict()}}")
+    if odd := [k for k, v in state.items() if v.layout != torch.strided or v.is_quantized or v.is_meta]:
+        raise CheckpointError(
+            f"{path}: {len(odd)} tensors are sparse, quantised or without data (first: {odd[0]}); save plain ones"
+        )
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, spec
 
 
@@ -164,9 +175,18 @@ def _load_strictly(path: Path, detector: Detector, state: Mapping[str, Tensor]) 
     own = detector.state_dict()
     missing = sorted(k for k in own.keys() - state.keys() if not k.endswith("num_batches_tracked"))
     unexpected = sorted(state.keys() - own.keys())
-    wrong = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
-    if missing or unexpected or wrong:
-        kinds = {"missing": missing, "unexpected": unexpected, "misshapen": wrong}
+    shared = sorted(own.keys() & state.keys())
+    wrong = [k for k in shared if own[k].shape != state[k].shape]
+    untyped = [k for k in shared if own[k].is_floating_point() and not state[k].is_floating_point()]
+    endless = [k for k in shared if not torch.isfinite(state[k]).all()]
+    kinds = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "misshapen": wrong,
+        "not of real numbers": untyped,
+        "not finite": endless,
+    }
+    if any(kinds.values()):
         faults = "; ".join(f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds.items() if names)
         name = f"{detector.family}-{detector.variant}"
         raise CheckpointError(f"{path}: looks like {name} but its tensors do not fit: {faults}")

@@ -254,7 +254,7 @@ def build(variant: str, num_classes: int) -> YOLOX:
 def recognise(state: Mapping[str, Tensor]) -> tuple[str, int] | None:
     """Variant and class count from the stem's width, the depth of dark3 and the head, or None where it is no YOLOX."""
     stem, classes = state.get("backbone.backbone.stem.conv.conv.weight"), state.get("head.cls_preds.0.weight")
-    if stem is None or classes is None:
+    if stem is None or classes is None or stem.ndim != 4 or classes.ndim != 4:
         return None
     depthwise = "backbone.backbone.dark2.0.dconv.conv.weight" in state
     depth = len({k.split(".")[5] for k in state if k.startswith("backbone.backbone.dark3.1.m.")})

@@ -1,6 +1,7 @@
 """Checkpoints as users hold them: what is recognised, what is refused, and that nothing in a file is executed."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +140,37 @@ def test_transfer_keeps_the_rows_of_shared_classes_and_says_what_stays_random(de
         checkpoint.build("yolox-nano", 2), detector.state_dict(), old=("car", "dog", "bus"), new=("x", "y")
     )
     assert sorted(kept) == [f"head.cls_preds.{i}.{part}" for i in range(3) for part in ("bias", "weight")]
+
+
+STEM, CLASSES = "backbone.backbone.stem.conv.conv.weight", "head.cls_preds.0.weight"
+ODD_TENSORS = {
+    "a scalar stem": ({STEM: torch.tensor(1.0)}, "no family"),
+    "a scalar class head": ({CLASSES: torch.tensor(1.0)}, "no family"),
+    "sparse": ({STEM: torch.zeros(16, 12, 3, 3).to_sparse()}, "sparse"),
+    "whole numbers": ({STEM: torch.ones(16, 12, 3, 3, dtype=torch.int64)}, "1 not of real numbers"),
+    "complex": ({STEM: torch.ones(16, 12, 3, 3, dtype=torch.complex64)}, "1 not of real numbers"),
+    "not a number": ({STEM: torch.full((16, 12, 3, 3), torch.nan)}, "1 not finite"),
+    "endless": ({"head.cls_preds.0.bias": torch.full((3,), torch.inf)}, "1 not finite"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_TENSORS)
+def test_tensors_that_are_no_weights_are_refused(kind, detector, tmp_path):
+    change, words = ODD_TENSORS[kind]
+    torch.save({**detector.state_dict(), **change}, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match=rf"odd\.pth: .*{words}"):
+        checkpoint.load(tmp_path / "odd.pth")
+
+
+def test_a_file_without_tensors_is_refused(detector, tmp_path):
+    checkpoint.save(tmp_path / "none.safetensors", {}, checkpoint.describe(detector, ("x", "y", "z")))
+    with pytest.raises(CheckpointError, match=r"none\.safetensors: holds no tensors"):
+        checkpoint.load(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("change", [{"family": "detr"}, {"variant": "tiny"}, {"classes": ("x", "y")}])
+def test_a_spec_of_another_model_than_the_tensors_is_refused(change, detector, tmp_path):
+    spec = replace(checkpoint.describe(detector, ("x", "y", "z")), **change)
+    checkpoint.save(tmp_path / "a.safetensors", detector.state_dict(), spec)
+    with pytest.raises(CheckpointError, match="its tensors are of a yolox-nano of 3"):
+        checkpoint.load(tmp_path / "a.safetensors")
