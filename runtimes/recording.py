@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgedet import console
+from edgedet import assets, console
 from edgedet.data.dataset import Dataset, Sample
 from edgedet.detections import Detections
 from edgedet.errors import ArtifactError, ImageError, RuntimeUnavailable
@@ -36,11 +36,20 @@ class Target:
 
     @classmethod
     def parse(cls, text: str, options: Options | None = None) -> Target:
-        """The target of `model.onnx` or, for a runtime other than the suffix's first, `model.onnx@openvino`."""
+        """The target of `model.onnx` or, for a runtime other than the suffix's first, `model.onnx@openvino`.
+
+        `street-nano` is the embedded checkpoint.
+        """
+        name, runtime = cls.split(text)
+        return cls(assets.named(Path(name)), runtime, options or Options())
+
+    @staticmethod
+    def split(text: str) -> tuple[str, str | None]:
+        """The file's name and the runtime of `model.onnx@openvino`; None where it names none."""
         path, at, runtime = text.rpartition("@")
         if at and runtime.isidentifier() and not Path(text).exists():
-            return cls(Path(path), runtime, options or Options())
-        return cls(Path(text), None, options or Options())
+            return path, runtime
+        return text, None
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ from edgedet.spec import ModelSpec
 if TYPE_CHECKING:
     from edgedet.export.graph import ExportGraph
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".tar")
 
 
 def available() -> str | None:

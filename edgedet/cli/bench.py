@@ -55,7 +55,7 @@ def command(
     if runs < turns:
         raise UsageError(f"--runs {runs} cannot be shared among --turns {turns}; give each turn one run at least")
     targets = [
-        Target.parse(f"{model}@{runtime}" if runtime else model, Options(device, precision.value, performance, cache=cache))
+        Target.parse(_in_runtime(model, runtime), Options(device, precision.value, performance, cache=cache))
         for model in models
         for precision in inference_precision
     ]
@@ -73,6 +73,16 @@ def command(
         console.print_json({"machine": asdict(here), "settings": settings, "models": measured})
     else:
         _print(measured, settings, f"{here}")
+
+
+def _in_runtime(model: str, runtime: str | None) -> str:
+    """`model.onnx@openvino` out of a model and --runtime; UsageError where the model names another."""
+    from edgedet.runtimes.recording import Target
+
+    path, named = Target.split(model)
+    if runtime and named and named != runtime:
+        raise UsageError(f"{model} names the runtime {named} but --runtime says {runtime}; leave one out")
+    return f"{path}@{runtime}" if runtime else model
 
 
 def _add_ratios(measured: list[dict[str, Any]]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from edgedet import assets, console
+from edgedet import artifact, console
 from edgedet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def command(
     folder = out or Path("runs/validate") / _folder_name(reference, others)
     _require_folder(folder)
     found = parity.validate(
-        Target.parse(str(assets.named(Path(reference))), Options(device=device)),
+        Target.parse(reference, Options(device=device)),
         targets,
         data,
         split=split,
@@ -81,9 +82,16 @@ def _folder_name(reference: str, others: list[str]) -> str:
 
 
 def _require_folder(folder: Path) -> None:
-    """Refuse an --out that is a file before minutes of work."""
+    """Refuse an --out that cannot be written to before minutes of work; nothing of the trial stays."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file; name a folder")
+    absent = [place for place in (folder, *folder.parents) if not place.exists()]
+    with artifact.output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        for place in absent:
+            place.rmdir()
 
 
 def _show(found: Report) -> None:

@@ -65,6 +65,7 @@ def test_json_is_the_report_and_without_gates_nothing_fails(edgedet_cli: Cli, he
         (["good.pth@openvino", "--data", "photos"], ["good.pth", "openvino", ".xml"]),
         (["good.pth", "--data", "nowhere"], ["nowhere"]),
         (["good.pth", "--data", "photos", "--out", "good.pth"], ["good.pth", "folder"]),
+        (["good.pth", "--data", "photos", "--out", "/proc/x"], ["/proc/x", "cannot be written"]),
         (["good.pth", "--data", "photos", "--inference-precision", "f16"], ["torch", "f16"]),
         (["two.pth", "--data", "photos"], ["two.pth has 2 classes", "good.pth has 80 classes"]),
     ],

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edgedet import assets
 from edgedet.errors import SourceError, SpecError
 from edgedet.runtimes import benchmark, machine
 from edgedet.runtimes.recording import Target
@@ -94,6 +95,27 @@ def test_bench_prints_a_table(edgedet_cli: Callable, bright_onnx: Path) -> None:
     assert ended.code == 0, ended.err
     assert "2 runs a model in 1 processes" in ended.out
     assert "onnxruntime cpu" in ended.out
+
+
+def test_a_model_is_a_file_with_or_without_its_runtime_or_the_embedded_checkpoint() -> None:
+    targets = [Target.parse(text) for text in ("a.onnx", "a.onnx@openvino", "street-nano", "street-nano@torch")]
+    street = assets.street_nano()
+    assert [(t.path, t.runtime) for t in targets] == [
+        (Path("a.onnx"), None),
+        (Path("a.onnx"), "openvino"),
+        (street, None),
+        (street, "torch"),
+    ]
+
+
+def test_bench_takes_a_runtime_once_or_twice_the_same(edgedet_cli: Callable, bright_onnx: Path) -> None:
+    options = ["--runs", 1, "--turns", 1, "--warm-up", 0]
+    ended = edgedet_cli("bench", f"{bright_onnx}@openvino", "--runtime", "openvino", *options)
+    assert ended.code == 0, ended.err
+    assert "openvino cpu" in ended.out
+    ended = edgedet_cli("bench", f"{bright_onnx}@openvino", "--runtime", "onnxruntime", *options)
+    assert ended.code == 2
+    assert "leave one out" in ended.err
 
 
 def test_bench_refuses_fewer_runs_than_turns(edgedet_cli: Callable, bright_onnx: Path) -> None:

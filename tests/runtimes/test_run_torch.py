@@ -14,7 +14,7 @@ from edgedet.errors import RuntimeUnavailable, UsageError  # noqa: E402
 from edgedet.export.graph import ExportGraph  # noqa: E402
 from edgedet.models import checkpoint, yolox  # noqa: E402
 from edgedet.runtimes import run_torch  # noqa: E402
-from edgedet.runtimes.detector import suppress_candidates  # noqa: E402
+from edgedet.runtimes.detector import choose_runtime, suppress_candidates  # noqa: E402
 from edgedet.runtimes.session import CANDIDATES, FINAL, Options  # noqa: E402
 
 
@@ -83,6 +83,11 @@ def test_an_image_of_another_size_is_refused(saved: Path):
 def test_a_device_that_is_not_there_is_named(saved: Path, device: str):
     with pytest.raises(RuntimeUnavailable, match=device):
         run_torch.open(saved, Options(device=device))
+
+
+def test_a_checkpoint_in_a_tar_runs_as_it_exports(tmp_path: Path):
+    (tmp_path / "model_best.pth.tar").touch()
+    assert choose_runtime(tmp_path / "model_best.pth.tar") == "torch"
 
 
 def test_the_reference_does_not_run_in_less_than_float32(saved: Path):
