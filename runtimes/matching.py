@@ -11,6 +11,8 @@ from edgedet.boxes import iou_matrix
 from edgedet.detections import Detections
 from edgedet.runtimes.session import CANDIDATES, Outputs
 
+FLOOR_MARGIN = 0.01  # a detection this near to the floor of the other file may be missing there by noise alone
+
 
 @dataclass(frozen=True)
 class Spread:

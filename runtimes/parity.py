@@ -27,12 +27,11 @@ from edgedet.runtimes.figures import (
     Report,
     Side,
 )
-from edgedet.runtimes.matching import Spread, compare_candidates, match
+from edgedet.runtimes.matching import FLOOR_MARGIN, Spread, compare_candidates, match
 from edgedet.runtimes.recording import Recording, Target, record
 from edgedet.spec import ModelSpec
 
 MIN_SCORE = 0.05  # detections from here on are compared; partners are sought down to the file's floor
-FLOOR_MARGIN = 0.01  # a detection this near to the floor of the other file may be missing there by noise alone
 TRUTH_SCORE = 0.3  # the reference's detections from here on are the truth of images without annotations
 WORST_IMAGES, ALIKE_IMAGES = 6, 2  # how many to show where some differ visibly, and where none does
 VISIBLE = (0.0, 0.001, 0.1)  # what ImageDifference.severity must exceed somewhere for that

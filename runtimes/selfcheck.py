@@ -21,14 +21,13 @@ from edgedet import console, plugins
 from edgedet.detections import Detections
 from edgedet.errors import GateFailed
 from edgedet.runtimes.detector import PACKAGE, PREFIX, suppress_candidates
-from edgedet.runtimes.matching import Matches, compare_candidates, match
+from edgedet.runtimes.matching import FLOOR_MARGIN, Matches, compare_candidates, match
 from edgedet.runtimes.session import CANDIDATES, FINAL, Options, Outputs, Session
 from edgedet.spec import ModelSpec, Precision
 
 PICTURES = 3
 BEST = 100
 """Candidates of each picture that are compared: those the reference scores highest."""
-FLOOR_MARGIN = 0.01
 OWN_BOX_PX, OWN_SCORE = 0.1, 0.001
 """How near a detection must lie to the one that the file's own candidates give; the two runs may round differently."""
 CONSISTENT = 0.98
@@ -193,7 +192,8 @@ def _consistent(finals: list[Outputs], inner: list[Outputs], spec: ModelSpec) ->
         return 0.0
     agreed, differing = 0, 0
     for found, candidates in zip(finals, inner, strict=True):
-        expected = Detections(*suppress_candidates(*(candidates[name] for name in CANDIDATES), spec.suppression))
+        boxes, scores, labels = (candidates[name] for name in CANDIDATES)
+        expected = Detections(*suppress_candidates(boxes, scores, labels, spec.suppression))
         matches, lone = _match(expected, _detections(found), spec, OWN_SCORE)
         near = (matches.box_errors <= OWN_BOX_PX) & (np.abs(matches.score_drifts) <= OWN_SCORE)
         agreed += int(near.sum())
