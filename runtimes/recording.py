@@ -12,15 +12,15 @@ from typing import Literal
 
 import numpy as np
 
-from edgedet import assets, console
+from edgedet import console
 from edgedet.data.dataset import Dataset, Sample
 from edgedet.detections import Detections
 from edgedet.errors import ArtifactError, ImageError, RuntimeUnavailable
 from edgedet.runtimes import detector
 from edgedet.runtimes.detector import LoadedDetector
 from edgedet.runtimes.figures import Latency
-from edgedet.runtimes.session import CANDIDATES, Options, Outputs
-from edgedet.spec import ModelSpec
+from edgedet.runtimes.session import Options, Outputs
+from edgedet.spec import CANDIDATES, ModelSpec
 
 CANDIDATE_IMAGES = 100
 WARM_UP = 3
@@ -36,12 +36,9 @@ class Target:
 
     @classmethod
     def parse(cls, text: str, options: Options | None = None) -> Target:
-        """The target of `model.onnx` or, for a runtime other than the suffix's first, `model.onnx@openvino`.
-
-        `street-nano` is the embedded checkpoint.
-        """
+        """The target of `model.onnx` or, for a runtime other than the suffix's first, `model.onnx@openvino`."""
         name, runtime = cls.split(text)
-        return cls(assets.named(Path(name)), runtime, options or Options())
+        return cls(Path(name), runtime, options or Options())
 
     @staticmethod
     def split(text: str) -> tuple[str, str | None]:

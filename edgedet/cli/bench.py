@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import typer
 
-from edgedet import console
+from edgedet import assets, console
 from edgedet.errors import UsageError
 
 
@@ -55,7 +55,7 @@ def command(
     if runs < turns:
         raise UsageError(f"--runs {runs} cannot be shared among --turns {turns}; give each turn one run at least")
     targets = [
-        Target.parse(_in_runtime(model, runtime), Options(device, precision.value, performance, cache=cache))
+        Target.parse(_resolve(model, runtime), Options(device, precision.value, performance, cache=cache))
         for model in models
         for precision in inference_precision
     ]
@@ -75,14 +75,15 @@ def command(
         _print(measured, settings, f"{here}")
 
 
-def _in_runtime(model: str, runtime: str | None) -> str:
+def _resolve(model: str, runtime: str | None) -> str:
     """`model.onnx@openvino` out of a model and --runtime; UsageError where the model names another."""
     from edgedet.runtimes.recording import Target
 
-    path, named = Target.split(model)
+    name, named = Target.split(model)
+    path, wanted = assets.named(Path(name)), runtime or named
     if runtime and named and named != runtime:
         raise UsageError(f"{model} names the runtime {named} but --runtime says {runtime}; leave one out")
-    return f"{path}@{runtime}" if runtime else model
+    return f"{path}@{wanted}" if wanted else str(path)
 
 
 def _add_ratios(measured: list[dict[str, Any]]) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from edgedet import artifact, console
+from edgedet import artifact, assets, console
 from edgedet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,11 +56,12 @@ def command(
 
     report.require_libraries()
     options = Options(device=device, inference_precision=inference_precision, graph_optimization=graph_optimization)
-    targets = [Target.parse(other, options) for other in others]
+    parsed = [Target.parse(reference, Options(device=device)), *(Target.parse(other, options) for other in others)]
+    trusted, *targets = (replace(target, path=assets.named(target.path)) for target in parsed)
     folder = out or Path("runs/validate") / _folder_name(reference, others)
     _require_folder(folder)
     found = parity.validate(
-        Target.parse(reference, Options(device=device)),
+        trusted,
         targets,
         data,
         split=split,

@@ -37,6 +37,12 @@ def test_it_prints_a_table_and_leaves_a_report(edgedet_cli: Cli, here: Path):
     assert "runs/validate/good.pth/report.html" in ended.err
 
 
+def test_the_embedded_detector_is_known_by_its_name_on_both_sides(edgedet_cli: Cli, here: Path):
+    ended = edgedet_cli("validate", "street-nano", "street-nano", "--data", "photos", "--max-images", 1, "--out", "out")
+    assert ended.code == 0, ended.err
+    assert "street-nano.safetensors" in ended.out
+
+
 def test_a_missed_gate_is_exit_1_and_names_the_figure(edgedet_cli: Cli, here: Path):
     ended = edgedet_cli(
         "validate", "good.pth", "worse.pth", "--data", "photos", "--max-score-drift", "0.01", "--min-match", "0"
