@@ -15,6 +15,9 @@ from edgedet.errors import SpecError
 from edgedet.letterbox import Anchor, Letterbox
 
 KEY = "edgedet.spec"
+FINAL = ("boxes", "scores", "labels")
+CANDIDATES = ("candidate_boxes", "candidate_scores", "candidate_labels")
+"""Names of a file's outputs after suppression and before it."""
 VERSION = 1
 
 InputLayout = Literal["uint8-nhwc", "float32-nchw"]

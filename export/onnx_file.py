@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgedet import artifact
 from edgedet.errors import ArtifactError, ExportError, SpecError
-from edgedet.spec import KEY, ModelSpec
+from edgedet.spec import CANDIDATES, FINAL, KEY, ModelSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -17,8 +17,6 @@ IR_VERSION = 10
 """The newest that ONNX Runtime 1.18 reads."""
 EXTERNAL_BYTES = 1_900_000_000
 """Above it weights go to a file beside: protobuf takes 2 GiB at most."""
-FINAL = ("boxes", "scores", "labels")
-CANDIDATES = ("candidate_boxes", "candidate_scores", "candidate_labels")
 HEAD = "head_"
 """Raw heads are values named head_0, head_1, …: what lies behind them, decode and suppression, stays FP32."""
 

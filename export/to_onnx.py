@@ -20,7 +20,7 @@ from edgedet.export import onnx_file
 from edgedet.export.graph import ExportGraph
 from edgedet.export.suppression import translation_table
 from edgedet.models.base import Detector
-from edgedet.spec import ModelSpec
+from edgedet.spec import CANDIDATES, FINAL, ModelSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -62,7 +62,7 @@ def _trace(graph: ExportGraph) -> onnx.ModelProto:
     taps = _Taps(graph).eval()
     with torch.inference_mode():
         heads = len(pytree.tree_leaves(graph.raw(images)))
-    final = () if graph.spec.suppression.mode == "none" else onnx_file.FINAL
+    final = () if graph.spec.suppression.mode == "none" else FINAL
     with _quiet():
         program = torch.onnx.export(
             taps,
@@ -72,7 +72,7 @@ def _trace(graph: ExportGraph) -> onnx.ModelProto:
             external_data=False,
             verbose=False,
             input_names=["images"],
-            output_names=[*final, *onnx_file.CANDIDATES, *(f"{onnx_file.HEAD}{i}" for i in range(heads))],
+            output_names=[*final, *CANDIDATES, *(f"{onnx_file.HEAD}{i}" for i in range(heads))],
             dynamic_shapes=None if graph.spec.batch else {"images": {0: torch.export.Dim("batch")}},
             custom_translation_table=translation_table(),
         )

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from edgedet.errors import ArtifactError, SpecError, UsageError
-from edgedet.runtimes.session import CANDIDATES, FINAL, Session
-from edgedet.spec import ModelSpec
+from edgedet.runtimes.session import Session
+from edgedet.spec import CANDIDATES, FINAL, ModelSpec
 
 
 def read_spec(get_text: Callable[[], str | None], path: Path) -> ModelSpec:

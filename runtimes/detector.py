@@ -16,8 +16,8 @@ from edgedet.boxes import suppress
 from edgedet.detections import Detections
 from edgedet.errors import ArtifactError, RuntimeUnavailable, SpecError, UsageError
 from edgedet.letterbox import Placement
-from edgedet.runtimes.session import CANDIDATES, FINAL, Options, Outputs, Runtime, Session
-from edgedet.spec import ModelSpec, Suppression
+from edgedet.runtimes.session import Options, Outputs, Runtime, Session
+from edgedet.spec import CANDIDATES, FINAL, ModelSpec, Suppression
 
 PACKAGE, PREFIX = "edgedet.runtimes", "run_"
 

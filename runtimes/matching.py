@@ -9,7 +9,8 @@ import numpy as np
 
 from edgedet.boxes import iou_matrix
 from edgedet.detections import Detections
-from edgedet.runtimes.session import CANDIDATES, Outputs
+from edgedet.runtimes.session import Outputs
+from edgedet.spec import CANDIDATES
 
 FLOOR_MARGIN = 0.01  # a detection this near to the floor of the other file may be missing there by noise alone
 

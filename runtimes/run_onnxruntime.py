@@ -13,8 +13,8 @@ from edgedet.artifact import require_file
 from edgedet.errors import ArtifactError, RuntimeUnavailable, UsageError
 from edgedet.runtimes.contract import as_input, check_input, check_outputs, read_spec, require_open
 from edgedet.runtimes.machine import usable_cores
-from edgedet.runtimes.session import CANDIDATES, Options, Outputs
-from edgedet.spec import KEY, ModelSpec
+from edgedet.runtimes.session import Options, Outputs
+from edgedet.spec import CANDIDATES, KEY, ModelSpec
 
 SUFFIXES = (".onnx",)
 _ERRORS_ONLY = 3

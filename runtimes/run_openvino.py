@@ -13,8 +13,8 @@ import numpy as np
 from edgedet.artifact import output_errors, require_file
 from edgedet.errors import ArtifactError, RuntimeUnavailable, UsageError
 from edgedet.runtimes.contract import as_input, check_input, check_outputs, read_spec, require_open
-from edgedet.runtimes.session import CANDIDATES, FINAL, Options, Outputs
-from edgedet.spec import KEY
+from edgedet.runtimes.session import Options, Outputs
+from edgedet.spec import CANDIDATES, FINAL, KEY
 
 SUFFIXES = (".xml", ".onnx")
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from edgedet.errors import RuntimeUnavailable
 from edgedet.runtimes.contract import as_input, require_open
-from edgedet.runtimes.session import CANDIDATES, FINAL, Options, Outputs
-from edgedet.spec import ModelSpec
+from edgedet.runtimes.session import Options, Outputs
+from edgedet.spec import CANDIDATES, FINAL, ModelSpec
 
 if TYPE_CHECKING:
     from edgedet.export.graph import ExportGraph

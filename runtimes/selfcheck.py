@@ -22,8 +22,8 @@ from edgedet.detections import Detections
 from edgedet.errors import GateFailed
 from edgedet.runtimes.detector import PACKAGE, PREFIX, suppress_candidates
 from edgedet.runtimes.matching import FLOOR_MARGIN, Matches, compare_candidates, match
-from edgedet.runtimes.session import CANDIDATES, FINAL, Options, Outputs, Session
-from edgedet.spec import ModelSpec, Precision
+from edgedet.runtimes.session import Options, Outputs, Session
+from edgedet.spec import CANDIDATES, FINAL, ModelSpec, Precision
 
 PICTURES = 3
 BEST = 100

@@ -12,8 +12,6 @@ import numpy as np
 from edgedet.spec import ModelSpec
 
 Outputs = dict[str, np.ndarray]
-FINAL = ("boxes", "scores", "labels")
-CANDIDATES = ("candidate_boxes", "candidate_scores", "candidate_labels")
 
 
 @dataclass(frozen=True)

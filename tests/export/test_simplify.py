@@ -13,6 +13,7 @@ from edgedet.export.to_fp16 import to_fp16
 from edgedet.export.to_onnx import to_onnx
 from edgedet.runtimes import run_onnxruntime
 from edgedet.runtimes.session import Options
+from edgedet.spec import CANDIDATES
 
 pytest.importorskip("onnxsim")
 
@@ -26,7 +27,7 @@ def test_candidates_and_heads_keep_their_names_and_values(small, tmp_path, mode)
     assert found.provenance["simplified"].startswith("onnxsim ")
     assert len(model.graph.node) <= len(onnx_file.read(source)[0].graph.node)
     made = {name for node in model.graph.node for name in node.output}
-    assert {*onnx_file.CANDIDATES, "head_0", "head_1"} <= made
+    assert {*CANDIDATES, "head_0", "head_1"} <= made
     images = np.random.default_rng(1).integers(0, 256, (1, *small.spec.size_hw, 3), np.uint8)
     before, after = (run_onnxruntime.open(p, Options(outputs="candidates")).infer(images) for p in (source, path))
     assert before.keys() == after.keys()

@@ -21,7 +21,8 @@ from edgedet.models import checkpoint, yolox
 from edgedet.runtimes import run_onnxruntime, run_openvino
 from edgedet.runtimes.matching import match
 from edgedet.runtimes.run_torch import TorchSession
-from edgedet.runtimes.session import FINAL, Options
+from edgedet.runtimes.session import Options
+from edgedet.spec import FINAL
 
 PARITY = {"ort": run_onnxruntime, "ort-off": run_onnxruntime, "openvino": run_openvino}
 OPTIONS = {"ort": Options(), "ort-off": Options(graph_optimization="off"), "openvino": Options()}

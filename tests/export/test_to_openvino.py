@@ -16,8 +16,8 @@ from edgedet.export.to_fp16 import to_fp16
 from edgedet.export.to_onnx import to_onnx
 from edgedet.export.to_openvino import annotate, to_openvino
 from edgedet.runtimes import run_openvino
-from edgedet.runtimes.session import FINAL, Options
-from edgedet.spec import KEY, ModelSpec
+from edgedet.runtimes.session import Options
+from edgedet.spec import FINAL, KEY, ModelSpec
 
 
 def spec_in(path) -> ModelSpec:

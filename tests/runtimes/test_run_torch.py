@@ -15,7 +15,8 @@ from edgedet.export.graph import ExportGraph  # noqa: E402
 from edgedet.models import checkpoint, yolox  # noqa: E402
 from edgedet.runtimes import run_torch  # noqa: E402
 from edgedet.runtimes.detector import choose_runtime, suppress_candidates  # noqa: E402
-from edgedet.runtimes.session import CANDIDATES, FINAL, Options  # noqa: E402
+from edgedet.runtimes.session import Options  # noqa: E402
+from edgedet.spec import CANDIDATES, FINAL  # noqa: E402
 
 
 @pytest.fixture(scope="module")

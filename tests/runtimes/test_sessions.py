@@ -14,8 +14,8 @@ from edgedet.errors import ArtifactError, RuntimeUnavailable, SpecError, UsageEr
 from edgedet.runtimes import run_onnxruntime, run_openvino
 from edgedet.runtimes.detector import open_session
 from edgedet.runtimes.machine import usable_cores
-from edgedet.runtimes.session import CANDIDATES, FINAL, Options
-from edgedet.spec import KEY, ModelSpec
+from edgedet.runtimes.session import Options
+from edgedet.spec import CANDIDATES, FINAL, KEY, ModelSpec
 
 RUNTIMES = ["onnxruntime", "openvino"]
 
