@@ -109,3 +109,19 @@ def _closest_first(overlap: np.ndarray, drift: np.ndarray, min_iou: float) -> tu
             pairs[row] = column
             taken.add(column)
     return np.fromiter(pairs.keys(), np.int64, len(pairs)), np.fromiter(pairs.values(), np.int64, len(pairs))
+
+
+def disagreement(references: Sequence[Detections], others: Sequence[Detections], *, min_score: float = 0.05) -> float:
+    """How far the detections of the same images differ, as a share of the references' scores; 0 where they are equal.
+
+    A pair adds its score's change and its score times 1 − IoU, a detection
+    without a partner its score. Smooth where AP jumps, so that it ranks small faults.
+    """
+    total = difference = 0.0
+    for reference, other in zip(references, others, strict=True):
+        found = match(reference, other, min_score=min_score)
+        total += float(reference.scores[reference.scores >= min_score].sum())
+        overlap = iou_matrix(reference.boxes[found.reference], other.boxes[found.other]).diagonal()
+        difference += float(np.abs(found.score_drifts).sum() + (reference.scores[found.reference] * (1 - overlap)).sum())
+        difference += float(reference.scores[found.only_reference].sum() + other.scores[found.only_other].sum())
+    return difference / total if total else difference
