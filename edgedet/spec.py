@@ -24,6 +24,8 @@ InputLayout = Literal["uint8-nhwc", "float32-nchw"]
 NmsMode = Literal["onnx", "matrix", "efficientnms", "none"]
 Task = Literal["detect"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8+fp16"]
+Encoding = Literal["cpu", "cpu-asymmetric", "tensorrt"]
+"""How Q/DQ is spelt: uint8 with zero-point 128, uint8 with any zero-point, int8 with zero-point 0."""
 
 
 Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, and whether it is
@@ -92,8 +94,10 @@ class ModelSpec:
 
     family, variant: `yolox`, `nano`. classes: names, in label order. size_hw:
     the input's height and width in pixels. batch: images at once, None for any
-    number. weights_licence: an SPDX name. provenance: where the file came from
-    (parent's sha256, versions, calibration fingerprint, verification figures).
+    number. encoding: how the Q/DQ in the file is spelt, None where it holds
+    none or of another's. weights_licence: an SPDX name. provenance: where the
+    file came from (parent's sha256, versions, calibration fingerprint,
+    verification figures).
     """
 
     family: str
@@ -107,6 +111,7 @@ class ModelSpec:
     batch: int | None = 1
     suppression: Suppression = field(default_factory=Suppression)
     precision: Precision = "fp32"
+    encoding: Encoding | None = None
     weights_licence: str = "unknown"
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -170,6 +175,7 @@ _RULES: dict[str, Rule] = {
     "batch": ("a positive whole number or None", lambda value: value is None or _is_whole(value)),
     "suppression": ("a Suppression", lambda value: isinstance(value, Suppression)),
     "precision": _one_of(Precision),
+    "encoding": (f"{_one_of(Encoding)[0]} or None", lambda value: value is None or value in get_args(Encoding)),
     "weights_licence": _TEXT,
     "provenance": ("a mapping", lambda value: isinstance(value, Mapping)),
 }

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgedet.errors import SpecError
 from edgedet.letterbox import Letterbox
-from edgedet.spec import VERSION, InputLayout, ModelSpec, NmsMode, Precision, Suppression
+from edgedet.spec import VERSION, Encoding, InputLayout, ModelSpec, NmsMode, Precision, Suppression
 
 SPEC = ModelSpec("yolox", "nano", ("cat", "dog"), (416, 416))
 
@@ -41,6 +41,7 @@ specs = st.builds(
         needed=st.booleans(),
     ),
     precision=st.sampled_from(get_args(Precision)),
+    encoding=st.none() | st.sampled_from(get_args(Encoding)),
     weights_licence=st.text(),
     provenance=st.dictionaries(st.text(), facts, max_size=4),
 )
@@ -99,6 +100,8 @@ def test_another_version_is_refused_with_both_numbers():
         ({"batch": "x"}, "batch is 'x'"),
         ({"batch": True}, "batch is True"),
         ({"letterbox_fill": 999}, "letterbox_fill is 999; it must be a whole number from 0 to 255"),
+        ({"encoding": "gpu"}, "encoding is 'gpu'; it must be one of cpu, cpu-asymmetric, tensorrt or None"),
+        ({"encoding": []}, r"encoding is \[\]"),
         ({"task": "pose"}, "task is 'pose'; it must be one of detect"),
         ({"weights_licence": 3}, "weights_licence is 3"),
         ({"provenance": [1]}, "provenance is .* a mapping"),
@@ -125,6 +128,11 @@ def test_a_value_outside_its_range_is_named(change, message):
 def test_a_suppression_value_outside_its_range_is_named(change, message):
     with pytest.raises(SpecError, match=message):
         Suppression(**change)
+
+
+def test_a_file_from_before_encodings_has_none():
+    values = {name: value for name, value in json.loads(SPEC.to_json()).items() if name != "encoding"}
+    assert ModelSpec.from_json(json.dumps(values), where="model.onnx") == SPEC
 
 
 def test_class_names_in_a_file_are_a_list_not_letters():
