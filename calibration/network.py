@@ -1,4 +1,4 @@
-"""The convolutions of an ONNX detector as quantisation sees them: which there are, what they cost, what stays in float and why."""
+"""The convolutions of an ONNX detector as quantisation sees them: which there are and what they cost."""
 
 from __future__ import annotations
 
