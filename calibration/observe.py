@@ -102,9 +102,9 @@ def observe(
     last filled up; what comes of filling is not counted. per_channel: names of
     (B, C, …) tensors. total: the number of images, for the progress bar.
     """
-    session = _Session(model, tensors)
+    session = Session(model, tensors)
     observers = {name: Observer(name, axis=1 if name in per_channel else None) for name in tensors}
-    for batch in _batches(track(images, "observing", total=total), session.batch):
+    for batch in batches(track(images, "observing", total=total), session.batch):
         for name, values in session.run(batch).items():
             observers[name].update(values)
     return {name: one.histograms if name in per_channel else one.histogram for name, one in observers.items()}
@@ -119,7 +119,7 @@ def require_float(model: onnx.ModelProto, *, where: str) -> None:
         )
 
 
-class _Session:
+class Session:
     """The part of a model that some tensors need, with these as its outputs, in ONNX Runtime.
 
     Its extended optimisations leave every output as it is, to the last bit in
@@ -132,7 +132,11 @@ class _Session:
         require_float(model, where=where)
         self._session = _load(_part(model, tensors, where=where), where=where)
         self._tensors = list(tensors)
-        entry = self._session.get_inputs()[0]
+        entry, *others = self._session.get_inputs()
+        if others:
+            raise ExportError(
+                f"{where}: takes {others[0].name} beside {entry.name}; only models of one input can be calibrated"
+            )
         self._name, self._shape = entry.name, [side if isinstance(side, int) else None for side in entry.shape]
         self._dtype = np.dtype({"tensor(uint8)": np.uint8, "tensor(float)": np.float32}.get(entry.type, object))
         self.batch = self._shape[0] or 1
@@ -160,7 +164,7 @@ def _filled(value: np.ndarray, images: int, batch: int) -> np.ndarray:
     return value[:images] if value.ndim and len(value) == batch else value
 
 
-def _batches(images: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+def batches(images: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
     """Lists of `size` images, the last of what is left."""
     remaining = iter(images)
     while batch := list(itertools.islice(remaining, size)):
