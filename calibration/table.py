@@ -118,7 +118,7 @@ class RangeTable:
             values = ", ".join(f"{name} {there[name][:12]} there and {here[name][:12]} here" for name in differing)
             raise DataError(
                 f"{where}: was calibrated with other {', '.join(differing)} ({values}); "
-                "remove it to calibrate anew, or name the model, images and method it was made with"
+                "remove it or name another --table to calibrate anew"
             )
 
 
