@@ -49,7 +49,13 @@ class Limits:
     score_error: float
 
 
-LIMITS: dict[Precision, Limits] = {"fp32": Limits(99, 0.1, 0.001), "fp16": Limits(50, 1.0, 0.01)}
+LIMITS: dict[Precision, Limits] = {
+    "fp32": Limits(99, 0.1, 0.001),
+    "fp16": Limits(50, 1.0, 0.01),
+    "int8": Limits(50, 20.0, 0.03),
+}
+"""INT8 has no parity: YOLOX-nano's good files are 2 to 9 px and .005 to .013 off on these pictures, which no camera sees;
+the one that OpenVINO computes wrong 45 px. Its accuracy is measured on the calibration images and on the user's data."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import typer
@@ -126,6 +126,27 @@ def command(
         console.print_json(as_dict(quantized, report, latency_ms))
     else:
         show(quantized, report, latency_ms)
+
+
+def parse_method(text: str) -> Method:
+    """How ranges are found, from an option's value."""
+    return cast(Method, _one_of("--method", text, get_args(Method)))
+
+
+def parse_purpose(text: str) -> Purpose:
+    """What INT8 is written for, from an option's value."""
+    return cast(Purpose, _one_of("--for", text, get_args(Purpose)))
+
+
+def to_int8(base: Path, path: Path, request: Request, table: Path) -> Path:
+    """Write the INT8 form of an FP32 file at `path`, a scratch folder's, its calibration in the spec; returns the path."""
+    from edgedet.export import onnx_file
+
+    model, spec = onnx_file.read(base)
+    images = open_calibration_images(request)
+    quantized = quantize(base, ranges_of(model, spec, images, request, table), images, request, path.parent)
+    onnx_file.annotate(quantized.path, quantized.spec)
+    return quantized.path.replace(path)
 
 
 def _one_of(option: str, value: str, known: Sequence[Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import typer
 
 from edgedet import artifact, assets, console
-from edgedet.errors import GateFailed, OutputError, UsageError
+from edgedet.errors import GateFailed, OutputError, RuntimeUnavailable, UsageError
 
 if TYPE_CHECKING:
+    from edgedet.cli.calibrate import Request
     from edgedet.models.checkpoint import Checkpoint
+    from edgedet.runtimes.recording import Target as Model
     from edgedet.runtimes.session import Session
     from edgedet.spec import ModelSpec
 
 Target = Literal["onnx", "openvino"]
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
+AUTO: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+"""What `--precision auto` writes and measures, beside bf16, which is a way to run the fp32 file."""
+AP_BUDGET = 0.005
 SUFFIX: dict[Target, str] = {"onnx": ".onnx", "openvino": ".xml"}
 RUNTIME: dict[Target, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
 MOST_PIXELS, MOST_IMAGES = 8192, 1024
@@ -40,8 +45,15 @@ def command(
     checkpoint: Path = typer.Argument(help="A .pth or .safetensors checkpoint, or street-nano, the embedded one."),
     to: list[str] = typer.Option(["onnx"], metavar="onnx|openvino", help="Format; repeat for several."),
     precision: list[str] = typer.Option(
-        ["fp32"], metavar="fp32|fp16", help="Repeat for several; fp16 keeps decode and NMS in fp32."
+        ["fp32"],
+        metavar="fp32|fp16|int8|auto",
+        help="Repeat for several; int8 needs --images. auto measures all here and keeps the fastest within --max-ap-drop.",
     ),
+    images: Path | None = typer.Option(None, help="Calibration images for int8: a folder, a data set or a video."),
+    method: str = typer.Option("mse", metavar="minmax|percentile|entropy|mse", help="How int8 ranges are found."),
+    purpose: str = typer.Option("cpu", "--for", metavar="cpu|tensorrt", help="What int8 is written for."),
+    max_ap_drop: float | None = typer.Option(None, min=0, max=1, help="Budget of int8 and auto on --verify. [0.005]"),
+    force: bool = typer.Option(False, "--force", help="Calibrate on few, blank or duplicate images; recorded in the file."),
     nms: Literal["onnx", "matrix", "none"] = typer.Option(
         "onnx", help="onnx: NonMaxSuppression. matrix: plain arithmetic, for TensorRT. none: candidates out."
     ),
@@ -63,31 +75,70 @@ def command(
     from edgedet.export.graph import ExportGraph, with_input
     from edgedet.models import checkpoint as checkpoints
 
-    targets, precisions = _chosen("--to", to, get_args(Target)), _chosen("--precision", precision, get_args(Precision))
-    size_hw, images = parse_size(size) if size else None, parse_batch(batch)
+    targets = _chosen("--to", to, get_args(Target))
+    auto = precision == ["auto"]
+    precisions: list[Precision] = list(AUTO) if auto else _chosen("--precision", precision, get_args(Precision))
+    quantization = _quantization(precisions, targets, images, method, purpose, verify, max_ap_drop, force=force)
+    size_hw, batch_size = parse_size(size) if size else None, parse_batch(batch)
     loaded = checkpoints.load(assets.named(checkpoint), classes=read_classes(classes) if classes else None)
-    spec = with_input(loaded.spec, size_hw=size_hw, batch=images)
+    spec = with_input(loaded.spec, size_hw=size_hw, batch=batch_size)
     loaded = loaded._replace(spec=replace(spec, input_layout=input, suppression=replace(spec.suppression, mode=nms)))
     ExportGraph(*loaded)  # refuses what cannot be written, before any long work
+    if auto and verify is None:
+        raise UsageError("--precision auto needs --verify DATA, annotated images to hold the accuracy budget on")
     jobs = [(p, t) for p in precisions for t in targets]
     _require_places(loaded.spec, jobs, out)
     if verify:
         _require_data(loaded, verify)
+    trials: list[Trial] = []
     with artifact.output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".edgedet-", dir=out) as scratch:
             base = _write_base(loaded, Path(scratch), simplify=simplify)
+            sources = {p: _source(base, p, quantization, out) for p in precisions}
             reference = _reference(loaded)
-            files = [_write(base, *job, reference) for job in console.track(jobs, "export", total=len(jobs))]
-            if verify:
-                files = _verify(loaded, files, verify, Path(scratch))
+            files = [_write(sources[p], t, reference) for p, t in console.track(jobs, "export", total=len(jobs))]
+            if auto and verify:
+                trials = try_all(files, verify)
+                files = [_decide(trials, AP_BUDGET if max_ap_drop is None else max_ap_drop)]
+            elif verify:
+                files = _verify(loaded, files, verify, Path(scratch), max_ap_drop)
             for file in files:
                 _annotate(file)
             written = _publish(files, out, Path(scratch))
     if json:
-        console.print_json([_as_dict(file) for file in written])
+        decision = [asdict(trial.figures) for trial in trials]
+        console.print_json(
+            {"files": list(map(_as_dict, written)), "decision": decision} if auto else list(map(_as_dict, written))
+        )
     else:
+        _show_trials(trials, written)
         _print(written)
+
+
+def _quantization(
+    precisions: Sequence[Precision],
+    targets: Sequence[Target],
+    images: Path | None,
+    method: str,
+    purpose: str,
+    data: Path | None,
+    max_ap_drop: float | None,
+    *,
+    force: bool,
+) -> Request | None:
+    """How int8 is made, None where it is not asked for."""
+    from edgedet.cli import calibrate
+
+    if "int8" not in precisions:
+        return None
+    if images is None:
+        raise UsageError("--precision int8 and auto need --images, what the ranges are calibrated on")
+    chosen = calibrate.parse_purpose(purpose)
+    if chosen == "tensorrt" and "openvino" in targets:
+        raise UsageError("--for tensorrt --to openvino: OpenVINO computes that spelling wrong beside a Concat; use --for cpu")
+    budget = max_ap_drop if data else None
+    return calibrate.Request(images, calibrate.parse_method(method), chosen, data, budget, force=force)
 
 
 def _chosen(option: str, values: Sequence[str], known: tuple[Any, ...]) -> list[Any]:
@@ -192,24 +243,134 @@ def _reference(loaded: Checkpoint) -> Session:
     return TorchSession(ExportGraph(loaded.detector, spec), outputs="candidates")
 
 
-def _write(base: Path, precision: Precision, target: Target, reference: Session) -> Exported:
-    """One file in the scratch folder, compared with PyTorch."""
+def _source(base: Path, precision: Precision, quantization: Request | None, out: Path) -> Path:
+    """The ONNX file of a precision in the scratch folder, made from the FP32 one."""
     from edgedet.export import onnx_file
     from edgedet.export.to_fp16 import to_fp16
-    from edgedet.export.to_openvino import to_openvino
-    from edgedet.runtimes import selfcheck
 
     _, spec = onnx_file.read(base)
     path = base.with_name(f"{file_stem(spec, precision)}.onnx")
-    if precision == "fp16" and not path.exists():
-        to_fp16(base, path)
-    if target == "openvino":
-        path = to_openvino(path, path.with_suffix(".xml"))
+    if precision == "fp16":
+        return to_fp16(base, path)
+    if precision == "int8":
+        assert quantization is not None
+        from edgedet.cli import calibrate
+
+        console.say("calibrating")
+        return calibrate.to_int8(base, path, quantization, out / f"{calibrate.stem(base)}.ranges.json")
+    return base
+
+
+def _write(source: Path, target: Target, reference: Session) -> Exported:
+    """One file in the scratch folder, compared with PyTorch."""
+    from edgedet.export import onnx_file
+    from edgedet.export.to_openvino import to_openvino
+    from edgedet.runtimes import selfcheck
+
+    _, spec = onnx_file.read(source)
+    path = to_openvino(source, source.with_suffix(".xml")) if target == "openvino" else source
     agreement = selfcheck.check(reference, path, runtime=RUNTIME[target])
-    return Exported(path, target, replace(spec, precision=precision).with_provenance(check=asdict(agreement)))
+    return Exported(path, target, spec.with_provenance(check=asdict(agreement)))
 
 
-def _verify(loaded: Checkpoint, files: list[Exported], data: Path, folder: Path) -> list[Exported]:
+@dataclass(frozen=True)
+class TrialFigures:
+    """One way to run one file here. latency_ms: median of inference, alone in its own process."""
+
+    file: str
+    runtime: str
+    precision: str
+    ap: float
+    ap_drop: float
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A file, how it would run, and what that gave."""
+
+    exported: Exported
+    figures: TrialFigures
+
+
+def try_all(files: list[Exported], data: Path) -> list[Trial]:
+    """Accuracy and latency of every file on this machine, and of the fp32 OpenVINO file in bf16 where the CPU has it."""
+    from edgedet.runtimes import benchmark, parity
+    from edgedet.runtimes.recording import Target as Model
+
+    pairs = [(file, model) for file in files for model in _ways_to_run(file)]
+    reference = Model(files[0].path, RUNTIME[files[0].target])  # fp32 comes first
+    report = parity.validate(reference, [model for _, model in pairs], data)
+    jobs = [benchmark.Job(model, runs=120) for _, model in pairs]
+    measured = benchmark.gather(jobs, console.track(benchmark.run(jobs, turns=2), "timing", total=2 * len(jobs)))
+    trials = []
+    for (file, model), comparison, timed in zip(pairs, report.comparisons, measured, strict=True):
+        if comparison.ap_drop is None or comparison.other.scores is None:
+            raise UsageError(f"--verify {data}: has no annotated object to score on; give annotated images")
+        narrowed = model.options.inference_precision
+        name = file.spec.precision if narrowed == "f32" else narrowed
+        latency_ms = timed.percentiles()["inference"]["p50"]
+        figures = (file.path.name, model.runtime_name, name, comparison.other.scores.ap, comparison.ap_drop, latency_ms)
+        trials.append(Trial(file, TrialFigures(*figures)))
+    return trials
+
+
+def _ways_to_run(file: Exported) -> list[Model]:
+    """The file in its runtime, and in bf16 too where that is another way and the device has it."""
+    from edgedet.runtimes.recording import Target as Model
+    from edgedet.runtimes.session import Options
+
+    ways = [Model(file.path, RUNTIME[file.target])]
+    if file.target == "openvino" and file.spec.precision == "fp32":
+        narrow = Model(file.path, "openvino", Options(inference_precision="bf16"))
+        try:
+            narrow.open().close()
+        except RuntimeUnavailable as error:
+            console.say(f"bf16 is not tried: {error}")
+        else:
+            ways.append(narrow)
+    return ways
+
+
+def _decide(trials: list[Trial], budget: float) -> Exported:
+    """The fastest file within the accuracy budget, with how to run it in its provenance."""
+    best = min((t for t in trials if t.figures.ap_drop <= budget), key=lambda trial: trial.figures.latency_ms)
+    facts = {"budget": budget, "run_in": best.figures.precision, "trials": [asdict(trial.figures) for trial in trials]}
+    return replace(best.exported, spec=best.exported.spec.with_provenance(decision=facts))
+
+
+def _show_trials(trials: list[Trial], written: list[Exported]) -> None:
+    """The table that decided, and a warning for every narrower precision that is slower."""
+    if not trials:
+        return
+    decision = written[0].spec.provenance["decision"]
+    rows = []
+    for figures in (trial.figures for trial in trials):
+        chosen = figures.file == written[0].path.name and figures.precision == decision["run_in"]
+        verdict = "chosen" if chosen else "over budget" if figures.ap_drop > decision["budget"] else ""
+        timing = f"{figures.latency_ms:.2f}"
+        rows.append([figures.file, figures.runtime, figures.precision, f"{figures.ap_drop:+.4f}", timing, verdict])
+    title = f"precision auto: the fastest with an AP drop of at most {decision['budget']:g}"
+    console.print_table(["file", "runtime", "runs in", "AP drop", "ms p50", ""], rows, title=title)
+    for warning in _slower([trial.figures for trial in trials]):
+        console.say(f"warning: {warning}")
+    if decision["run_in"] == "bf16":
+        console.say(f"run it in bf16: edgedet.load({written[0].path.name!r}, inference_precision='bf16')")
+
+
+def _slower(trials: list[TrialFigures]) -> Iterator[str]:
+    """One line for every narrower precision that is slower than fp32 in the same runtime."""
+    wide = {figures.runtime: figures for figures in trials if figures.precision == "fp32"}
+    for figures in trials:
+        fp32 = wide[figures.runtime]
+        if figures.latency_ms > fp32.latency_ms:
+            yield (
+                f"{figures.precision} is slower than fp32 in {figures.runtime} on this machine: "
+                f"{figures.latency_ms:.1f} ms against {fp32.latency_ms:.1f} ms"
+            )
+
+
+def _verify(loaded: Checkpoint, files: list[Exported], data: Path, folder: Path, max_ap_drop: float | None) -> list[Exported]:
     """The same files with their figures on the user's data; GateFailed where one misses its gates."""
     from edgedet.models import checkpoint as checkpoints
     from edgedet.runtimes import parity, recording
@@ -221,7 +382,10 @@ def _verify(loaded: Checkpoint, files: list[Exported], data: Path, folder: Path)
     report = parity.validate(recording.Target(reference, "torch"), targets, data)
     verified = []
     for file, comparison in zip(files, report.comparisons, strict=True):
-        missed = [str(gate) for gate in comparison.against(FLOORS[file.spec.precision]) if not gate.passed]
+        gates = FLOORS[file.spec.precision]
+        if file.spec.precision == "int8" and max_ap_drop is not None:
+            gates = replace(gates, max_ap_drop=max_ap_drop)
+        missed = [str(gate) for gate in comparison.against(gates) if not gate.passed]
         if missed:
             raise GateFailed(f"{file.path.name} is not written: on {report.dataset} against PyTorch: {'; '.join(missed)}")
         figures = {
@@ -277,6 +441,7 @@ def _as_dict(file: Exported) -> dict[str, Any]:
         "nms": file.spec.suppression.mode,
         "check": facts["check"],
         "verification": facts.get("verification"),
+        "decision": facts.get("decision"),
     }
 
 
