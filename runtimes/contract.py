@@ -7,9 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from edgedet.errors import ArtifactError, SpecError, UsageError
+from edgedet.errors import ArtifactError, RuntimeUnavailable, SpecError, UsageError
 from edgedet.runtimes.session import Session
-from edgedet.spec import CANDIDATES, FINAL, ModelSpec
+from edgedet.spec import CANDIDATES, FINAL, Encoding, ModelSpec
+
+KNOWN_WRONG: dict[tuple[str, Encoding], str] = {
+    ("openvino", "tensorrt"): (
+        "its CPU plugin loses the scale of int8 with zero-point 0 beside a Concat, so that the detections are wrong; "
+        "run the file in ONNX Runtime or TensorRT, or write one for OpenVINO with "
+        "`edgedet calibrate MODEL.onnx --images DIR --for cpu`"
+    ),
+}
+"""Encodings that a runtime computes wrongly: the reason, and what mends it."""
 
 
 def read_spec(get_text: Callable[[], str | None], path: Path) -> ModelSpec:
@@ -24,6 +33,13 @@ def read_spec(get_text: Callable[[], str | None], path: Path) -> ModelSpec:
             "write it with `edgedet export CHECKPOINT --to onnx` (or `--to openvino`)"
         )
     return ModelSpec.from_json(text, where=str(path))
+
+
+def check_encoding(spec: ModelSpec, path: Path, *, runtime: str) -> None:
+    """Raise RuntimeUnavailable where the runtime is known to compute the file's encoding wrongly."""
+    reason = KNOWN_WRONG.get((runtime, spec.encoding)) if spec.encoding else None
+    if reason:
+        raise RuntimeUnavailable(f"{path.name} is quantised in the {spec.encoding} encoding, refused in {runtime}: {reason}")
 
 
 def check_input(shape: Sequence[int | None], spec: ModelSpec, path: Path) -> None:

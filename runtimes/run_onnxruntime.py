@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
+import tempfile
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +16,9 @@ import numpy as np
 
 from edgedet.artifact import require_file
 from edgedet.errors import ArtifactError, RuntimeUnavailable, UsageError
-from edgedet.runtimes.contract import as_input, check_input, check_outputs, read_spec, require_open
+from edgedet.runtimes.contract import as_input, check_encoding, check_input, check_outputs, read_spec, require_open
 from edgedet.runtimes.machine import usable_cores
+from edgedet.runtimes.precision import Layer, summary
 from edgedet.runtimes.session import Options, Outputs
 from edgedet.spec import CANDIDATES, KEY, ModelSpec
 
@@ -67,7 +73,8 @@ class OnnxRuntimeSession:
             )
         self.spec = read_spec(lambda: self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
         self.slots = usable_cores() if options.performance == "throughput" and not on_gpu else 1
-        self.facts = {"device": "gpu" if on_gpu else "cpu", "precision": _executed_precision(self.spec, on_gpu=on_gpu)}
+        check_encoding(self.spec, path, runtime="onnxruntime")
+        self._on_gpu, self._source = on_gpu, (path, options, providers)
         entry = self._session.get_inputs()[0]
         check_input([side if isinstance(side, int) else None for side in entry.shape], self.spec, path)
         self._input = entry.name
@@ -82,6 +89,21 @@ class OnnxRuntimeSession:
         values = self._session.run(self._outputs, {self._input: as_input(images, self.spec)})
         return dict(zip(self._outputs, values, strict=True))
 
+    @cached_property
+    def facts(self) -> dict[str, str]:
+        """Device and precision; of a quantised file the executed one, which takes a second session to find out."""
+        layers = self.layers() if self.spec.precision.startswith("int8") else ()
+        executed = summary(layers) if layers else _float_precision(self.spec, on_gpu=self._on_gpu)
+        return {"device": "gpu" if self._on_gpu else "cpu", "precision": executed}
+
+    def layers(self) -> Sequence[Layer]:
+        """The layers as the optimised graph runs them; none where the onnx package, which reads it, is absent."""
+        return self._layers if importlib.util.find_spec("onnx") else ()
+
+    @cached_property
+    def _layers(self) -> tuple[Layer, ...]:
+        return _read_layers(*self._source)
+
     def submit(self, images: np.ndarray) -> Future[Outputs]:
         """The same, in the background."""
         require_open(self)
@@ -93,7 +115,7 @@ class OnnxRuntimeSession:
         self.closed, self._session = True, None
 
 
-def _executed_precision(spec: ModelSpec, *, on_gpu: bool) -> str:
+def _float_precision(spec: ModelSpec, *, on_gpu: bool) -> str:
     """What float arithmetic runs in: x86 has no float16 kernels, so ONNX Runtime casts an FP16 file to float32 there."""
     on_x86 = not on_gpu and platform.machine().lower() in ("x86_64", "amd64")
     return "f32" if spec.precision == "fp32" or (spec.precision == "fp16" and on_x86) else "as in the file"
@@ -140,7 +162,7 @@ def _load(path: Path, options: Options, providers: list[Any]) -> Any:
         state.NotImplemented,
     )
     require_file(path)
-    model = _with_candidates(path) if options.outputs == "candidates" else str(path)
+    model = _with_outputs(path, options) if options.outputs == "candidates" or options.taps else str(path)
     try:
         return onnxruntime.InferenceSession(model, settings, providers=providers)
     except (*refusals, state.RuntimeException) as error:
@@ -150,28 +172,64 @@ def _load(path: Path, options: Options, providers: list[Any]) -> Any:
         ) from error
 
 
-def _with_candidates(path: Path) -> bytes:
-    """The model with the boxes before suppression added to its outputs."""
-    try:
-        import onnx
-        from google.protobuf.message import DecodeError
-    except ImportError as error:
-        raise RuntimeUnavailable(
-            f"comparing candidates in ONNX Runtime needs the onnx package ({error}); pip install onnx"
-        ) from error
-    try:
-        model = onnx.load(str(path))
-    except DecodeError as error:
-        raise ArtifactError(f"{path}: not an ONNX file, or truncated ({error}); export it again") from error
+def _with_outputs(path: Path, options: Options) -> bytes:
+    """The model with the boxes before suppression, and the taps it has, added to its outputs."""
+    onnx = _onnx("comparing candidates and inner values in ONNX Runtime")
+    model = read_graph(path)
     graph = model.graph
     made = {name for node in graph.node for name in node.output}
     present = {output.name for output in graph.output}
-    for name in CANDIDATES:
-        if name not in made:
-            raise ArtifactError(
-                f"{path}: has no tensor {name!r}, so its candidates cannot be compared; write it with `edgedet export`"
-            )
+    candidates = CANDIDATES if options.outputs == "candidates" else ()
+    if missing := [name for name in candidates if name not in made]:
+        raise ArtifactError(
+            f"{path}: has no tensor {missing[0]!r}, so its candidates cannot be compared; write it with `edgedet export`"
+        )
+    for name in dict.fromkeys((*candidates, *(tap for tap in options.taps if tap in made))):
         if name not in present:
-            kind = onnx.TensorProto.INT32 if name == "candidate_labels" else onnx.TensorProto.FLOAT
-            graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
+            graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     return model.SerializeToString()
+
+
+def _onnx(purpose: str) -> Any:
+    """The onnx package, which runs nothing but reads graphs."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise RuntimeUnavailable(f"{purpose} needs the onnx package ({error}); pip install onnx") from error
+    return onnx
+
+
+def read_graph(path: Path, *, with_weights: bool = True) -> Any:
+    """The onnx.ModelProto of a file."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        return _onnx("reading the graph").load(str(path), load_external_data=with_weights)
+    except DecodeError as error:
+        raise ArtifactError(f"{path}: not an ONNX file, or truncated ({error}); export it again") from error
+
+
+def _read_layers(path: Path, options: Options, providers: list[Any]) -> tuple[Layer, ...]:
+    """The layers of a file and what ONNX Runtime makes of them, as the graph tells that it optimises at the side.
+
+    Where it rearranges channels for the CPU's caches it renames nodes, so that is left out here; it changes no precision.
+    """
+    import onnxruntime
+
+    from edgedet.runtimes.onnx_layers import OnnxGraph
+
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = _ERRORS_ONLY
+    levels = onnxruntime.GraphOptimizationLevel
+    off = options.graph_optimization == "off"
+    settings.graph_optimization_level = levels.ORT_DISABLE_ALL if off else levels.ORT_ENABLE_EXTENDED
+    # Weights in a file of their own, or a large model would not fit into protobuf's 2 GiB.
+    settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
+    settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        settings.optimized_model_filepath = str(optimized)
+        onnxruntime.InferenceSession(str(path), settings, providers=providers)
+        ran = OnnxGraph(read_graph(optimized, with_weights=False)).executed()
+    written = OnnxGraph(read_graph(path, with_weights=False)).layers()
+    return tuple(replace(layer, kind=ran[name][0], executed=ran[name][1]) for name, layer in written if name in ran)

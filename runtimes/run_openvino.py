@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -12,7 +13,9 @@ import numpy as np
 
 from edgedet.artifact import output_errors, require_file
 from edgedet.errors import ArtifactError, RuntimeUnavailable, UsageError
-from edgedet.runtimes.contract import as_input, check_input, check_outputs, read_spec, require_open
+from edgedet.runtimes import openvino_layers, precision
+from edgedet.runtimes.contract import as_input, check_encoding, check_input, check_outputs, read_spec, require_open
+from edgedet.runtimes.precision import Layer
 from edgedet.runtimes.session import Options, Outputs
 from edgedet.spec import CANDIDATES, FINAL, KEY
 
@@ -59,15 +62,19 @@ class OpenVinoSession:
         self.spec = read_spec(lambda: _spec_text(model), path)
         shape = model.input(0).partial_shape
         check_input([side.get_length() if side.is_static else None for side in shape], self.spec, path)
+        check_encoding(self.spec, path, runtime="openvino")
+        asked = openvino_layers.asked(model)
         if options.outputs == "candidates":
             _add_candidates(path, model)
+        _add_taps(model, options.taps)
         self._compiled: Any = _compile(core, path, model, device, options)
         self.slots = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self.facts = {"device": device, "precision": _executed_precision(self._compiled)}
-        _refuse_other_precision(path, asked=options.inference_precision, facts=self.facts)
+        self._layers = openvino_layers.executed(self._compiled, asked, floats=options.inference_precision)
+        self.facts = {"device": device, "precision": precision.summary(self._layers)}
+        _refuse_other_precision(path, self._layers, asked=options.inference_precision, device=device)
         self._input = self._compiled.input(0)
-        self._names = [_contract_name(output) for output in self._compiled.outputs]
-        check_outputs(self._names, self.spec, path)
+        self._names = _names(self._compiled.outputs, options)
+        check_outputs(list(self._names), self.spec, path)
         self.closed = False
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self.slots):
@@ -81,9 +88,13 @@ class OpenVinoSession:
         request = self._idle.get()
         try:
             results = request.infer({self._input: array}, share_inputs=True)
-            return {name: np.array(results[index]) for index, name in enumerate(self._names)}
+            return {name: np.array(results[index]) for name, index in self._names.items()}
         finally:
             self._idle.put(request)
+
+    def layers(self) -> Sequence[Layer]:
+        """The layers as the compiled graph tells."""
+        return self._layers
 
     def submit(self, images: np.ndarray) -> Future[Outputs]:
         """The same, in the background."""
@@ -139,12 +150,13 @@ def _compile(core: Any, path: Path, model: Any, device: str, options: Options) -
         ) from error
 
 
-def _refuse_other_precision(path: Path, *, asked: str, facts: dict[str, str]) -> None:
+def _refuse_other_precision(path: Path, layers: Sequence[Layer], *, asked: str, device: str) -> None:
     """Raise where float arithmetic does not run in the precision asked for; OpenVINO takes bf16 for f16 without a word."""
-    if facts["precision"] in ("f32", "bf16", "f16") and facts["precision"] != asked:
+    executed = precision.float_precision(layers)
+    if executed in ("f32", "bf16", "f16") and executed != asked:
         raise RuntimeUnavailable(
-            f"{path.name}: {asked} was asked for but OpenVINO on this {facts['device']} runs {facts['precision']}; "
-            f"use --inference-precision {facts['precision']} to have that, or f32"
+            f"{path.name}: {asked} was asked for but OpenVINO on this {device} runs {executed}; "
+            f"use --inference-precision {executed} to have that, or f32"
         )
 
 
@@ -198,17 +210,18 @@ def _add_candidates(path: Path, model: Any) -> None:
         ) from error
 
 
-def _contract_name(output: Any) -> str:
-    """The output's name in the contract, out of the several that OpenVINO may keep for one tensor."""
-    names = output.get_names()
-    return next((name for name in (*FINAL, *CANDIDATES) if name in names), output.get_any_name())
+def _add_taps(model: Any, names: Sequence[str]) -> None:
+    """Add those of the named inner values to the outputs that the model has and does not give yet."""
+    known = {name for node in model.get_ordered_ops() for output in node.outputs() for name in output.get_names()}
+    present = {name for output in model.outputs for name in output.get_names()}
+    model.add_outputs([name for name in names if name in known - present])
 
 
-def _executed_precision(compiled: Any) -> str:
-    """The precision most of the convolutions and matrix products run in, as the compiled graph tells it."""
-    counts: dict[str, int] = {}
-    for node in compiled.get_runtime_model().get_ordered_ops():
-        info = {key: value.astype(str) for key, value in node.get_rt_info().items() if key in ("layerType", "runtimePrecision")}
-        if info.get("layerType") in ("Convolution", "FullyConnected", "MatMul", "Deconvolution"):
-            counts[info["runtimePrecision"]] = counts.get(info["runtimePrecision"], 0) + 1
-    return max(counts, key=lambda name: counts[name], default="unknown")
+def _names(outputs: Sequence[Any], options: Options) -> dict[str, int]:
+    """Place of each output by its name in the contract or as a tap; OpenVINO may keep several names for one value."""
+    found: dict[str, int] = {}
+    for index, output in enumerate(outputs):
+        names = output.get_names()
+        found |= dict.fromkeys([name for name in (*FINAL, *CANDIDATES) if name in names][:1] or [output.get_any_name()], index)
+        found |= dict.fromkeys(names & set(options.taps), index)
+    return found

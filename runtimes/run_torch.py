@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from edgedet.errors import RuntimeUnavailable
 from edgedet.runtimes.contract import as_input, require_open
+from edgedet.runtimes.precision import Layer
 from edgedet.runtimes.session import Options, Outputs
 from edgedet.spec import CANDIDATES, FINAL, ModelSpec
 
@@ -98,6 +100,10 @@ class TorchSession:
         """The same, in the background."""
         require_open(self)
         return self._queue.submit(self._run, images)
+
+    def layers(self) -> Sequence[Layer]:
+        """None: all of torch's arithmetic is in float32."""
+        return ()
 
     def close(self) -> None:
         """Wait for what is queued, then free the thread."""

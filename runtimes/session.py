@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from edgedet.runtimes.precision import Layer
 from edgedet.spec import ModelSpec
 
 Outputs = dict[str, np.ndarray]
@@ -23,8 +25,9 @@ class Options:
     asks for less, so that no runtime narrows it unasked. performance: latency
     of one request, or requests a second. graph_optimization: off shows whether
     the runtime's optimizer changes the answers. outputs: `candidates` adds the
-    boxes before suppression to what `infer` returns. cache: a folder for
-    compiled models, where a runtime has them. like: the exported file whose
+    boxes before suppression to what `infer` returns. taps: inner values, by
+    name, to return too where the file has them. cache: a folder for compiled
+    models, where a runtime has them. like: the exported file whose
     input size and suppression a checkpoint takes on to be compared with it;
     exported files have their own.
     """
@@ -34,6 +37,7 @@ class Options:
     performance: Literal["latency", "throughput"] = "latency"
     graph_optimization: Literal["default", "off"] = "default"
     outputs: Literal["final", "candidates"] = "final"
+    taps: tuple[str, ...] = ()
     cache: Path | None = None
     like: ModelSpec | None = None
 
@@ -58,8 +62,12 @@ class Session(Protocol):
         """
         ...
 
+    def layers(self) -> Sequence[Layer]:
+        """The convolutions and matrix products with the precision asked for and executed; none where nothing tells."""
+        ...
+
     def submit(self, images: np.ndarray) -> Future[Outputs]:
-        """The same, in the background; `images` must not change until it is done."""
+        """The same as `infer`, in the background; `images` must not change until it is done."""
         ...
 
     def close(self) -> None:
