@@ -11,6 +11,7 @@ from edgedet.data.evaluation import Scores
 from edgedet.detections import Detections
 from edgedet.errors import GateFailed
 from edgedet.runtimes.matching import Matches, Spread
+from edgedet.runtimes.precision import Layer
 from edgedet.spec import ModelSpec, Precision
 
 
@@ -39,9 +40,11 @@ class Gates:
 FLOORS: dict[Precision, Gates] = {
     "fp32": Gates(max_ap_change=0.0005, usual_box_error=0.1, usual_score_drift=0.001, min_match=0.999),
     "fp16": Gates(max_ap_change=0.002, min_match=0.95),
+    "int8": Gates(max_ap_drop=0.005),
 }
 """What every export must keep on real images. Where two objects compete for one candidate, FP16 moves boxes far, and
-even FP32 rounding can decide which of two near equals suppression keeps; so the worst box is told, not gated."""
+even FP32 rounding can decide which of two near equals suppression keeps; so the worst box is told, not gated. INT8 has its
+accuracy to keep, and no parity."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Side:
     """One model on the whole data set.
 
     files: sha256 by name. facts: what the runtime says of device and precision.
+    layers: with the precision of each, none where the runtime does not tell.
     scores, curve: None where the data has no truth. curve: what
     `evaluation.score_curve` gives. histogram: (20,) detections by score in steps of .05.
     """
@@ -83,6 +87,7 @@ class Side:
     size_bytes: int
     runtime: str
     facts: dict[str, str]
+    layers: tuple[Layer, ...]
     spec: ModelSpec
     latency: Latency
     scores: Scores | None
@@ -145,12 +150,50 @@ class Operating:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """One operator whose output differs.
+
+    name: of the layer in the checkpoint, or of the operator in the graph.
+    behind: kinds of the operators between the compared values that go in and
+    this one. error_in, error_out: the worst of the values that go in, and of
+    its output, other against reference. own_error: of its output for the very
+    same input. All are ‖other − reference‖ / ‖reference‖.
+    """
+
+    name: str
+    kind: str
+    behind: tuple[str, ...]
+    error_in: float
+    error_out: float
+    own_error: float
+
+
+@dataclass(frozen=True)
+class Bisection:
+    """Where a file and its reference part.
+
+    values: how many were compared. usual_error: the median of all own errors.
+    changed: how far reading inner values moved the scores that come out; where
+    it is large a fusion was undone, and a fault in it is not listed. operators:
+    those with the largest own error, the gravest first and in the graph's order.
+    """
+
+    runtime: str
+    images: int
+    values: int
+    usual_error: float
+    changed: float
+    operators: tuple[Divergence, ...]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """One model against the reference.
 
     pair_scores: (P, 2) float32, reference's and other's score of every pair.
     box_errors: (P,) float32, original-image pixels. notes: what makes the two
-    differ by design.
+    differ by design, and where a wider file is faster. bisection: None where
+    it was not asked for.
     """
 
     other: Side
@@ -168,6 +211,7 @@ class Comparison:
     worst: tuple[ImageDifference, ...]
     notes: tuple[str, ...] = ()
     gates: tuple[GateResult, ...] = ()
+    bisection: Bisection | None = None
 
     @property
     def match_rate(self) -> float | None:

@@ -36,6 +36,7 @@ TRUTH_SCORE = 0.3  # the reference's detections from here on are the truth of im
 WORST_IMAGES, ALIKE_IMAGES = 6, 2  # how many to show where some differ visibly, and where none does
 VISIBLE = (0.0, 0.001, 0.1)  # what ImageDifference.severity must exceed somewhere for that
 LONE_LISTED = 20
+SLOWER = 1.05  # times as long, before it is said
 F1_SLACK = 0.001  # F1 curves are flat about their best; thresholds this near to it are as good
 
 
@@ -72,6 +73,7 @@ def validate(
         second = record(target, readable, label=label)
         comparison = compare(first, second, (side, describe(second, truth)), readable, min_score=min_score)
         comparisons.append(replace(comparison, gates=comparison.against(gates or Gates())))
+    comparisons = _with_warnings(side, comparisons)
     return Report(side, tuple(comparisons), dataset.name, len(readable), dataset.problems, first.unreadable, words, min_score)
 
 
@@ -102,6 +104,35 @@ def compare(
     )
 
 
+def _with_warnings(reference: Side, comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons, noting where a file is slower than one of a wider precision in the same runtime."""
+    sides = [reference, *(comparison.other for comparison in comparisons)]
+    return [replace(c, notes=(*c.notes, *_slower(c.other, sides))) for c in comparisons]
+
+
+def _slower(side: Side, others: Sequence[Side]) -> Iterator[str]:
+    """A line where a wider file is faster here, naming the fastest such."""
+    wider = [other for other in others if _place(other) == _place(side) and _width(other) > _width(side)]
+    fastest = min(wider, key=lambda other: other.latency.p50_ms, default=None)
+    if fastest and side.latency.p50_ms > SLOWER * fastest.latency.p50_ms:
+        yield (
+            f"{side.spec.precision} is slower here than {fastest.spec.precision}: {side.latency.p50_ms:.1f} ms an image "
+            f"against {fastest.latency.p50_ms:.1f} ms, one after the other in this process; keep {fastest.spec.precision} "
+            f"(run in {fastest.facts['precision']}) in {side.runtime}, unless `edgedet bench`, which times each alone, "
+            "finds otherwise"
+        )
+
+
+def _place(side: Side) -> tuple[object, ...]:
+    """What must be equal for latencies to be compared."""
+    return side.runtime, side.facts.get("device"), side.spec.name, side.spec.size_hw, side.latency.batch
+
+
+def _width(side: Side) -> int:
+    """Bits of the widest arithmetic that the file asks for less of."""
+    return {"fp32": 32, "fp16": 16, "bf16": 16}.get(side.spec.precision, 8)
+
+
 def describe(recording: Recording, truth: Dataset | None) -> Side:
     """The figures of one model by itself; truth: None where nothing can be scored."""
     path = recording.target.path
@@ -113,6 +144,7 @@ def describe(recording: Recording, truth: Dataset | None) -> Side:
         size_bytes=sum(file.stat().st_size for file in files),
         runtime=recording.target.runtime_name,
         facts=recording.facts,
+        layers=recording.layers,
         spec=recording.spec,
         latency=recording.latency,
         scores=evaluation.evaluate(truth, recording.detections) if truth else None,

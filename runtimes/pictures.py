@@ -126,7 +126,7 @@ def _drift(comparison: Comparison) -> str:
     scores = comparison.pair_scores[:: len(comparison.pair_scores) // POINTS + 1]
     axes.scatter(scores[:, 0], scores[:, 1] - scores[:, 0], s=9, color=OTHER, alpha=0.45, linewidths=0, rasterized=True)
     axes.axhline(0, color=REFERENCE, linewidth=0.9)
-    axes.set(xlabel="score on the reference", ylabel=f"difference on {comparison.other.label}", xlim=(0, 1))
+    axes.set(xlabel="score on the reference", ylabel="score here − on the reference", xlim=(0, 1))
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     return _svg(figure)
 

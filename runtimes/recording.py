@@ -19,6 +19,7 @@ from edgedet.errors import ArtifactError, ImageError, RuntimeUnavailable
 from edgedet.runtimes import detector
 from edgedet.runtimes.detector import LoadedDetector
 from edgedet.runtimes.figures import Latency
+from edgedet.runtimes.precision import Layer
 from edgedet.runtimes.session import Options, Outputs
 from edgedet.spec import CANDIDATES, ModelSpec
 
@@ -77,6 +78,7 @@ class Recording:
     label: str
     spec: ModelSpec
     facts: dict[str, str]
+    layers: tuple[Layer, ...]
     detections: list[Detections]
     positions: list[int]
     unreadable: tuple[str, ...]
@@ -107,11 +109,11 @@ def record(target: Target, dataset: Dataset, *, label: str) -> Recording:
             seconds.append((time.perf_counter() - start) / size)
             detections += model.map_back(outputs, placements)
             positions += [position for position, _ in batch]
-        spec, facts = model.spec, model.session.facts
+        spec, facts, layers = model.spec, model.session.facts, tuple(model.session.layers())
     p50, p90, p99 = np.percentile(seconds, [50, 90, 99]) * 1e3 if seconds else (math.nan,) * 3
     latency = Latency(float(p50), float(p90), float(p99), size)
     candidates, without = _candidates(target, [dataset.samples[i] for i in positions])
-    return Recording(target, label, spec, facts, detections, positions, tuple(unreadable), latency, candidates, without)
+    return Recording(target, label, spec, facts, layers, detections, positions, tuple(unreadable), latency, candidates, without)
 
 
 def _frames(samples: Iterable[Sample], unreadable: list[str]) -> Iterator[tuple[int, np.ndarray]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgedet import artifact, console
 from edgedet.data.evaluation import Scores
-from edgedet.runtimes import machine, pictures
+from edgedet.runtimes import machine, pictures, precision
 from edgedet.runtimes.figures import Comparison, ImageDifference, Report, Side
 from edgedet.runtimes.matching import Spread
 
@@ -66,6 +66,7 @@ def summary(report: Report) -> tuple[list[str], list[list[str]]]:
         ["runtime", *(f"{side.runtime} {side.facts.get('device', '')}".strip() for side in sides)],
         ["precision of the file", *(side.spec.precision for side in sides)],
         ["precision it ran in", *(side.facts.get("precision", "–") for side in sides)],
+        ["layers in another than asked", *(_differing(side) for side in sides)],
         *([name, *(_score(side.scores, key) for side in sides)] for name, key in SCORES.items()),
         *([name, "", *(show(c) for c in report.comparisons)] for name, show in _ROWS),
         ["best threshold", *(_threshold(report, index) for index in range(len(sides)))],
@@ -73,6 +74,16 @@ def summary(report: Report) -> tuple[list[str], list[list[str]]]:
         ["file (MB)", *(f"{side.size_bytes / 1e6:.2f}" for side in sides)],
     ]
     return ["", *(side.label for side in sides)], rows
+
+
+def bisection_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Column names and rows of text: the operators that diverge."""
+    found = comparison.bisection.operators if comparison.bisection else ()
+    columns = ["operator", "kind", "behind", "error in", "error out", "its own"]
+    return columns, [
+        [o.name, o.kind, ", ".join(o.behind) or "–", *(f"{error:.2g}" for error in (o.error_in, o.error_out, o.own_error))]
+        for o in found
+    ]
 
 
 def to_html(report: Report, facts: dict[str, Any]) -> str:
@@ -88,6 +99,8 @@ def to_html(report: Report, facts: dict[str, Any]) -> str:
         rows=rows,
         classes=[_classes(report.reference, comparison) for comparison in report.comparisons],
         signed=_signed,
+        precision=[_precision(comparison.other) for comparison in report.comparisons],
+        bisections=[bisection_rows(comparison) for comparison in report.comparisons],
         plots=[pictures.plots(report.reference, comparison) for comparison in report.comparisons],
         worst=[[_worst(report, image) for image in comparison.worst] for comparison in report.comparisons],
     )
@@ -96,6 +109,20 @@ def to_html(report: Report, facts: dict[str, Any]) -> str:
 def _spread(spread: Spread | None) -> str:
     """`p50 / p99 / max`, or a dash."""
     return f"{spread.p50:.3g} / {spread.p99:.3g} / {spread.max:.3g}" if spread else "–"
+
+
+def _differing(side: Side) -> str:
+    """`3 of 113`, or a dash where the runtime does not tell."""
+    return f"{len(precision.differing(side.layers))} of {len(side.layers)}" if side.layers else "–"
+
+
+def _precision(side: Side) -> dict[str, Any]:
+    """Shares of the multiply-accumulates by executed precision, what differs from what was asked, and every layer."""
+    return {
+        "shares": precision.shares(side.layers),
+        "complaints": precision.complaints(side.layers),
+        "layers": [asdict(layer) for layer in side.layers],
+    }
 
 
 def _signed(difference: float) -> str:
@@ -148,6 +175,8 @@ def _side(side: Side) -> dict[str, Any]:
         "model": side.spec.name,
         "size_hw": side.spec.size_hw,
         "precision": side.spec.precision,
+        "encoding": side.spec.encoding,
+        "precision_by_layer": _precision(side),
         "nms": asdict(side.spec.suppression),
         "provenance": dict(side.spec.provenance),
         "latency": asdict(side.latency),
@@ -176,6 +205,7 @@ def _comparison(reference: Side, comparison: Comparison) -> dict[str, Any]:
         "worst_images": [{"image": i.name, **dict(zip(_SEVERITY, i.severity, strict=True))} for i in comparison.worst],
         "notes": list(comparison.notes),
         "gates": [asdict(gate) for gate in comparison.gates],
+        "bisection": asdict(comparison.bisection) if comparison.bisection else None,
     }
 
 

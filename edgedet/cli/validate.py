@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 from edgedet import artifact, assets, console
-from edgedet.errors import UsageError
+from edgedet.errors import EdgedetError, UsageError
 
 if TYPE_CHECKING:
     from edgedet.runtimes.figures import Report
+    from edgedet.runtimes.recording import Target
+    from edgedet.spec import ModelSpec
+
+BISECTED_IMAGES = 3
+"""Of those that differ most."""
 
 
 def command(
@@ -42,6 +47,9 @@ def command(
     graph_optimization: Literal["default", "off"] = typer.Option(
         "default", help="off shows what the others' optimiser changes."
     ),
+    bisect: bool = typer.Option(
+        False, "--bisect", help="Where a gate is missed, or none was asked for, name the operators that diverge first."
+    ),
     out: Path | None = typer.Option(None, help="Where report.json and report.html go; by default below runs/validate."),
     json: bool = typer.Option(False, "--json", help="Print report.json instead of the table."),
 ) -> None:
@@ -60,6 +68,8 @@ def command(
     trusted, *targets = (replace(target, path=assets.named(target.path)) for target in parsed)
     folder = out or Path("runs/validate") / _folder_name(reference, others)
     _require_folder(folder)
+    if bisect:
+        _require_graphs(trusted, targets)
     found = parity.validate(
         trusted,
         targets,
@@ -69,6 +79,8 @@ def command(
         min_score=min_score,
         gates=Gates(max_ap_drop, max_box_error, max_score_drift, min_match),
     )
+    if bisect:
+        found = _bisect(found, trusted, targets)
     facts, page = report.write(folder, found, command=_command_line())
     if json:
         print(facts.read_text(encoding="utf-8"), end="")
@@ -96,17 +108,73 @@ def _require_folder(folder: Path) -> None:
             place.rmdir()
 
 
+def _require_graphs(trusted: Target, targets: list[Target]) -> None:
+    """Refuse what cannot be bisected, and absent libraries, before any long work."""
+    import onnx  # noqa: F401
+
+    from edgedet.runtimes import run_torch
+
+    if trusted.path.suffix.lower() == ".xml":
+        raise UsageError(
+            f"--bisect runs the reference operator by operator, which takes an ONNX file or a checkpoint, not {trusted.name}"
+        )
+    for target in targets:
+        if target.path.suffix.lower() in run_torch.SUFFIXES:
+            raise UsageError(f"--bisect looks into exported files, not into the checkpoint {target.name}; export it")
+
+
+def _bisect(found: Report, trusted: Target, targets: list[Target]) -> Report:
+    """The report with the operators that diverge, for each file that misses a gate or had none to keep."""
+    from edgedet.runtimes import divergence
+
+    comparisons = []
+    with tempfile.TemporaryDirectory() as folder:
+        for comparison, target in zip(found.comparisons, targets, strict=True):
+            if not comparison.gates or not all(gate.passed for gate in comparison.gates):
+                console.say(f"{comparison.other.label}: looking for the operators that diverge")
+                frames = [image.sample.read() for image in comparison.worst[:BISECTED_IMAGES]]
+                try:
+                    reference = _as_onnx(trusted.path, comparison.other.spec, Path(folder))
+                    comparison = replace(comparison, bisection=divergence.find(reference, target, frames))
+                except EdgedetError as error:  # the figures are worth their report all the same
+                    comparison = replace(comparison, notes=(*comparison.notes, f"not bisected: {error}"))
+            comparisons.append(comparison)
+    return replace(found, comparisons=tuple(comparisons))
+
+
+def _as_onnx(path: Path, like: ModelSpec, folder: Path) -> Path:
+    """The reference as an ONNX file: itself, or the checkpoint in FP32 with the input and the suppression of another file."""
+    if path.suffix.lower() == ".onnx":
+        return path
+    from edgedet.export.to_onnx import to_onnx
+    from edgedet.models import checkpoint
+
+    loaded = checkpoint.load(path)
+    names = ("size_hw", "batch", "input_layout", "suppression")
+    spec = replace(loaded.spec, **{name: getattr(like, name) for name in names})
+    return to_onnx(loaded.detector, spec, folder / "reference.onnx")
+
+
 def _show(found: Report) -> None:
     """Print the table of figures, then the gates, then what was wrong with the data."""
-    from edgedet.runtimes import report
+    from edgedet.runtimes import precision, report
 
     columns, rows = report.summary(found)
     console.print_table(columns, rows, title=f"{found.images} images of {found.dataset}; AP against {found.truth}")
     for comparison in found.comparisons:
         for gate in comparison.gates:
             print(f"{'passed' if gate.passed else 'MISSED'}  {comparison.other.label}: {gate}")
-        for note in comparison.notes:
+        operating = comparison.operating
+        if operating and operating.other_threshold != operating.reference_threshold:
+            print(
+                f"threshold  {comparison.other.label}: run it at {operating.other_threshold:.2f} where the reference runs "
+                f"at {operating.reference_threshold:.2f}"
+            )
+        for note in (*comparison.notes, *precision.complaints(comparison.other.layers)):
             console.say(f"{comparison.other.label}: {note}")
+        if comparison.bisection:
+            columns, rows = report.bisection_rows(comparison)
+            console.print_table(columns, rows, title=f"{comparison.other.label}: where it diverges, the gravest first")
     if found.problems:
         console.say(f"data: {found.problems}")
     for message in found.unreadable:
