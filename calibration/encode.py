@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from edgedet.calibration.network import Layer, Network
+from edgedet.calibration.observe import reads
 from edgedet.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 Encoding = Literal["cpu", "cpu-asymmetric", "tensorrt"]
 LARGEST = 127
 """Of an int8 weight or symmetric activation: −128 is left unused, so that the grid is symmetric."""
+LARGEST_BIAS = 2**30
+"""Of an int32 bias: half of what fits, because sums are added to it."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,11 @@ def encode(model: onnx.ModelProto, table: RangeTable, *, encoding: Encoding, lef
     network = Network(copy.deepcopy(model))
     pairs = _Pairs(network, table, encoding)
     chosen = [layer for layer in network.layers() if layer.name not in left_float]
-    nodes = {node.name: node for node in network.nodes}
+    nodes = {node.output[0]: node for node in network.nodes}
     for layer in chosen:
-        node = nodes[layer.node]
-        pairs.quantize_input(node, 0, pixels=layer.role == "pixels")
-        pairs.quantize_weight(node, layer)
+        node = nodes[layer.output]
+        scale = pairs.quantize_input(node, 0, pixels=layer.role == "pixels")
+        pairs.quantize_weight(node, layer, data_scale=scale)
     if chosen:
         for node in network.residuals():
             pairs.quantize_input(node, 0)
@@ -74,10 +77,18 @@ def encode(model: onnx.ModelProto, table: RangeTable, *, encoding: Encoding, lef
     return pairs.insert()
 
 
-def weight_scales(weight: np.ndarray) -> np.ndarray:
-    """(O,) float32 scales of (O, …) weights, max |w| / 127 an output channel; a channel of zeros gets a tiny one."""
+def weight_scales(weight: np.ndarray, bias: np.ndarray | None = None, data_scale: float = 1.0) -> np.ndarray:
+    """(O,) float32 scales of (O, …) weights, max |w| / 127 an output channel.
+
+    A channel next to zero gets a greater one, so that its bias (O,), which
+    runtimes round to int32 in steps of data_scale times its scale, fits: ONNX
+    Runtime otherwise saturates it to nothing.
+    """
     largest = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
-    return (np.maximum(largest, np.float32(1e-12)) / LARGEST).astype(np.float32)
+    floor = np.full(len(weight), 1e-12 / LARGEST)
+    if bias is not None:
+        floor = np.maximum(floor, np.abs(bias) / (data_scale * LARGEST_BIAS))
+    return np.maximum(largest / LARGEST, floor).astype(np.float32)
 
 
 def round_weights(weight: np.ndarray, scales: np.ndarray) -> np.ndarray:
@@ -120,34 +131,39 @@ class _Pairs:
     def __init__(self, network: Network, table: RangeTable, encoding: Encoding) -> None:
         self._network, self._table, self._encoding = network, table, encoding
         self._graph = network.model.graph
+        self._scales: dict[str, float] = {}  # of the values that have a pair
         self._behind: dict[str, list[onnx.NodeProto]] = {}  # nodes to stand behind the maker of a value
         self._weights: list[onnx.NodeProto] = []
 
-    def quantize_input(self, node: onnx.NodeProto, index: int, *, pixels: bool = False) -> None:
-        """Let a node read a value through Q/DQ."""
+    def quantize_input(self, node: onnx.NodeProto, index: int, *, pixels: bool = False) -> float:
+        """Let a node read a value through Q/DQ; returns the scale."""
         name = node.input[index]
-        if name not in self._behind and not name.endswith(".dq"):
-            self._add_pair(name, pixel_grid(self._encoding) if pixels else grid(self._range(name), self._encoding))
-        node.input[index] = name if name.endswith(".dq") else f"{name}.dq"
+        if name not in self._scales:
+            values = pixel_grid(self._encoding) if pixels else grid(self._range(name), self._encoding)
+            self._add_pair(name, values)
+            self._scales[name] = float(values.scale)
+        node.input[index] = f"{name}.dq"
+        return self._scales[name]
 
-    def quantize_weight(self, node: onnx.NodeProto, layer: Layer) -> None:
+    def quantize_weight(self, node: onnx.NodeProto, layer: Layer, *, data_scale: float) -> None:
         """Let a convolution read int8 weights through DQ, its bias corrected."""
         from onnx import helper, numpy_helper
 
         weight = numpy_helper.to_array(self._network.weights[layer.weight])
-        scales = weight_scales(weight)
+        known = self._network.weights.get(layer.bias)
+        bias = None if known is None else numpy_helper.to_array(known)
+        scales = weight_scales(weight, bias, data_scale)
         integers = round_weights(weight, scales)
-        names = [self._constant(f"{layer.weight}.{part}", array) for part, array in (("q", integers), ("scale", scales))]
-        names.append(self._constant(f"{layer.weight}.zero", np.zeros(len(scales), np.int8)))
-        self._weights.append(
-            helper.make_node("DequantizeLinear", names, [f"{layer.weight}.dq"], f"{layer.weight}.DequantizeLinear", axis=0)
-        )
-        node.input[1] = f"{layer.weight}.dq"
+        # One weight or bias may serve several convolutions, whose data differ.
+        name = f"{layer.weight}.{layer.output}"
+        arrays = {"q": integers, "scale": scales, "zero": np.zeros(len(scales), np.int8)}
+        names = [self._constant(f"{name}.{part}", array) for part, array in arrays.items()]
+        self._weights.append(helper.make_node("DequantizeLinear", names, [f"{name}.dq"], f"{name}.DequantizeLinear", axis=0))
+        node.input[1] = f"{name}.dq"
         means = self._table.means.get(layer.data)
-        if layer.bias and means:
+        if bias is not None and means:
             shift = bias_shift(weight, integers * scales.reshape(-1, 1, 1, 1), np.asarray(means, np.float32))
-            bias = numpy_helper.to_array(self._network.weights[layer.bias]) - shift
-            node.input[2] = self._constant(f"{layer.bias}.corrected", bias.astype(np.float32))
+            node.input[2] = self._constant(f"{name}.bias", (bias - shift).astype(np.float32))
 
     def insert(self) -> onnx.ModelProto:
         """The model with every pair in its place, without the weights that nothing reads any more."""
@@ -158,7 +174,7 @@ class _Pairs:
                 ordered += self._behind.get(output, ())
         del self._graph.node[:]
         self._graph.node.extend(ordered)
-        used = {name for node in self._graph.node for name in node.input}
+        used = set().union(*map(reads, self._graph.node))
         kept = [tensor for tensor in self._graph.initializer if tensor.name in used]
         del self._graph.initializer[:]
         self._graph.initializer.extend(kept)

@@ -24,17 +24,17 @@ _WEIGHTED = {"ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "DeformConv", "Ei
 class Layer:
     """One convolution.
 
-    name: as in the checkpoint. node, data, weight, bias: names in the graph;
+    name: as in the checkpoint. data, weight, bias, output: values in the graph;
     bias is empty where there is none. macs: multiply-accumulates an image.
     role: `pixels` reads the image's own values, `prediction` gives a raw head,
     `depthwise` has one input channel a group.
     """
 
     name: str
-    node: str
     data: str
     weight: str
     bias: str
+    output: str
     macs: int
     role: Role
 
@@ -104,7 +104,7 @@ class Network:
         name = node.input[1].removesuffix(".weight").removeprefix("whole.detector.")
         bias = node.input[2] if len(node.input) > 2 else ""
         macs = int(np.prod(weight.dims)) * height * width
-        return Layer(name, node.name, node.input[0], node.input[1], bias, macs, self._role(node, groups))
+        return Layer(name, node.input[0], node.input[1], bias, node.output[0], macs, self._role(node, groups))
 
     def _role(self, node: onnx.NodeProto, groups: int) -> Role:
         if node.output[0].startswith(HEAD):
@@ -114,11 +114,9 @@ class Network:
         return "pixels" if self._is_pixels(node.input[0]) else "plain"
 
     def _is_pixels(self, name: str) -> bool:
-        """Whether a value holds the image's own values, only cast and moved about."""
-        inputs = {value.name for value in self.model.graph.input}
-        while name not in inputs:
-            node = self.maker.get(name)
-            if node is None or node.op_type not in _MOVES_PIXELS:
-                return False
-            name = node.input[0]
-        return True
+        """Whether a value holds the image's own values and nothing else, only cast and moved about."""
+        node = self.maker.get(name)
+        if node is None:
+            return name in {value.name for value in self.model.graph.input}
+        moved = node.input if node.op_type == "Concat" else node.input[:1]
+        return node.op_type in _MOVES_PIXELS and all(self._is_pixels(part) for part in moved)

@@ -189,7 +189,7 @@ def _part(model: onnx.ModelProto, tensors: Sequence[str], *, where: str) -> byte
     wanted, nodes = set(tensors), []
     for node in reversed(graph.node):
         if wanted & set(node.output):
-            wanted |= _reads(node)
+            wanted |= reads(node)
             nodes.append(node)
     weights = [tensor for tensor in graph.initializer if tensor.name in wanted]
     for field, kept in ((graph.node, nodes[::-1]), (graph.initializer, weights)):
@@ -200,10 +200,10 @@ def _part(model: onnx.ModelProto, tensors: Sequence[str], *, where: str) -> byte
     return part.SerializeToString()
 
 
-def _reads(node: onnx.NodeProto) -> set[str]:
+def reads(node: onnx.NodeProto) -> set[str]:
     """Names of the values that a node reads, those inside its branches and loops included."""
     graphs = [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)]
-    return set(node.input).union(*(_reads(inner) for graph in graphs for inner in graph.node))
+    return set(node.input).union(*(reads(inner) for graph in graphs for inner in graph.node))
 
 
 def _load(model: bytes, *, where: str) -> Any:
