@@ -10,6 +10,7 @@ import numpy as np
 
 from edgedet.calibration.observe import Session, batches
 from edgedet.console import track
+from edgedet.errors import DataError
 
 if TYPE_CHECKING:
     import onnx
@@ -30,6 +31,8 @@ def channel_means(
         for name, values in session.run(batch).items():
             sums[name] = sums.get(name, 0) + values.sum(axis=0, dtype=np.float64)
         count += len(batch)
+    if not count:
+        raise DataError("no image was given to take means of; calibrate with at least one image")
     return {tensor: tuple((sums[name] / count).tolist()) for name, tensor in names.items()}
 
 
