@@ -50,7 +50,10 @@ def choices(ranked: Sequence[Sensitivity], by_rule: Collection[str]) -> list[tup
     names = [one.layer.name for one in ranked]
     sets = [(), tuple(by_rule), *(tuple(names[: max(round(share * len(names)), 1)]) for share in STEPS)]
     sets += [tuple(dict.fromkeys([*by_rule, *names[: round(share * len(names))]])) for share in STEPS[:4]]
-    return list({frozenset(one): one for one in reversed(sets)}.values())[::-1]
+    unique: dict[frozenset[str], tuple[str, ...]] = {}
+    for one in sets:
+        unique.setdefault(frozenset(one), one)
+    return list(unique.values())
 
 
 def fastest(points: Sequence[Point], max_ap_drop: float) -> Point:
