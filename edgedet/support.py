@@ -18,7 +18,8 @@ COLUMNS = (
     ("openvino", "fp32"),
     ("openvino", "fp16"),
     ("openvino", "bf16"),
-    ("any", "int8"),
+    ("onnxruntime", "int8"),
+    ("openvino", "int8"),
     ("tensorrt", "any"),
 )
 TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT", "any": ""}

@@ -31,7 +31,7 @@ def workplace(tmp_path_factory, yolox_nano_pth: Path, coco_val: Path, people_mp4
     folder = tmp_path_factory.mktemp("readme")
     shutil.copy(yolox_nano_pth, folder)
     (folder / "images").mkdir()
-    for photo in sorted((coco_val.parent / "images").glob("*.jpg"))[:4]:
+    for photo in sorted((coco_val.parent / "images").glob("*.jpg"))[:34]:
         shutil.copy(photo, folder / "images")
     _write_clip(people_mp4, folder / "clip.mp4")
     _write_data_set(folder / "my-dataset")
