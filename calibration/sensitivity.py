@@ -75,15 +75,16 @@ def plot(points: Sequence[Point], chosen: Point, max_ap_drop: float) -> bytes:
     from matplotlib.figure import Figure
 
     timed = chosen.latency_ms is not None
-    across = [point.latency_ms if timed else point.int8_share * 100 for point in points]
+    across = [_across(point) for point in points]
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.scatter(across, [point.ap_drop for point in points], color="#1668c7", label="measured choices")
     for x, point in zip(across, points, strict=True):
         note = f"{len(point.left_float)} float, {point.int8_share:.0%}"
         axes.annotate(note, (x, point.ap_drop), textcoords="offset points", xytext=(6, 4), fontsize=8)
-    at = chosen.latency_ms if timed else chosen.int8_share * 100
-    axes.scatter([at], [chosen.ap_drop], s=140, facecolors="none", edgecolors="#1b7f3b", linewidths=2, label="chosen")
+    axes.scatter(
+        [_across(chosen)], [chosen.ap_drop], s=140, facecolors="none", edgecolors="#1b7f3b", linewidths=2, label="chosen"
+    )
     axes.axhline(max_ap_drop, color="#c02626", linewidth=1, linestyle="--", label=f"budget {max_ap_drop:g}")
     axes.set_xlabel("latency, ms an image" if timed else "convolution in INT8, %")
     axes.set_ylabel("AP drop against fp32")
@@ -91,3 +92,8 @@ def plot(points: Sequence[Point], chosen: Point, max_ap_drop: float) -> bytes:
     page = io.BytesIO()
     figure.savefig(page, format="png", dpi=120)
     return page.getvalue()
+
+
+def _across(point: Point) -> float:
+    """Where a point stands on the plot's horizontal axis: milliseconds, or percent in INT8 where it was not timed."""
+    return point.int8_share * 100 if point.latency_ms is None else point.latency_ms
