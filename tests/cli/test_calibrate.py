@@ -389,6 +389,7 @@ def test_a_budget_that_nothing_keeps_fails_and_writes_no_model(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_embedded_detector_keeps_the_budget_on_photos(
     edgedet_cli: Cli, street_onnx: Path, coco_calib: Path, coco_val: Path, tmp_path: Path
 ):
