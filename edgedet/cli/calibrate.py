@@ -35,6 +35,13 @@ SPELLINGS: dict[Purpose, tuple[Encoding, ...]] = {
     "cpu-asymmetric": ("cpu-asymmetric",),
     "tensorrt": ("tensorrt",),
 }
+RUNTIMES: dict[Purpose, tuple[Literal["onnxruntime", "openvino", "tensorrt"], ...]] = {
+    "cpu": ("onnxruntime", "openvino"),
+    "cpu-symmetric": ("onnxruntime", "openvino"),
+    "cpu-asymmetric": ("onnxruntime", "openvino"),
+    "tensorrt": ("tensorrt",),
+}
+"""Whose rules a file is held to."""
 JUDGED = 32
 """Images on which spellings and layers are judged; the whole set is for the final measurement."""
 MOST_DISAGREEMENT = 0.4
@@ -258,6 +265,7 @@ def quantize(model: Path, table: RangeTable, images: CalibrationImages, request:
             for name in chosen.left_float
         }
     path = writer.write(f"{stem(model)}-{suffix(request.purpose)}.onnx", encoding, left)
+    _require_clean(writer.base, path, request.purpose)
     figures = {name: round(value, 4) for name, value in judged.items()}
     if (worst := judge.disagreement(path)) > MOST_DISAGREEMENT:
         raise GateFailed(
@@ -265,6 +273,25 @@ def quantize(model: Path, table: RangeTable, images: CalibrationImages, request:
             f"{MOST_DISAGREEMENT:g}; give images like those it will see, or --data and --max-ap-drop to leave more in float"
         )
     return Quantized(path, writer.spec_of(encoding, left, layers, worst), tuple(layers), left, figures, points, chosen)
+
+
+def _require_clean(base: onnx.ModelProto, path: Path, purpose: Purpose) -> None:
+    """Hold the file against the rules of the runtimes it is for; what the FP32 file breaks already is said, no more."""
+    from edgedet.calibration.lint import lint
+    from edgedet.export import onnx_file
+
+    found, _ = onnx_file.read(path)
+    for runtime in RUNTIMES[purpose]:
+        known = {finding.rule: finding for finding in lint(base, runtime)}
+        for finding in known.values():
+            console.say(f"warning, for {runtime}: {finding.message} at {finding.node}: {finding.reason}")
+        broken = [finding for finding in lint(found, runtime) if finding.rule not in known]
+        if broken:
+            first = broken[0]
+            raise GateFailed(
+                f"{path.name} is not written: it breaks {len(broken)} rules of {runtime}, first {first.rule} at {first.node}: "
+                f"{first.message} ({first.reason}); this is a defect of edgedet, report it"
+            )
 
 
 def judging_runtime(purpose: Purpose) -> str:

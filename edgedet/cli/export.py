@@ -54,8 +54,9 @@ def command(
     purpose: str = typer.Option("cpu", "--for", metavar="cpu|tensorrt", help="What int8 is written for."),
     max_ap_drop: float | None = typer.Option(None, min=0, max=1, help="Budget of int8 and auto on --verify. [0.005]"),
     force: bool = typer.Option(False, "--force", help="Calibrate on few, blank or duplicate images; recorded in the file."),
-    nms: Literal["onnx", "matrix", "none"] = typer.Option(
-        "onnx", help="onnx: NonMaxSuppression. matrix: plain arithmetic, for TensorRT. none: candidates out."
+    nms: Literal["onnx", "matrix", "none"] | None = typer.Option(
+        None,
+        help="onnx: NonMaxSuppression, the default. matrix: plain arithmetic, default --for tensorrt. none: candidates out.",
     ),
     batch: str = typer.Option("1", metavar="N|dynamic", help="Images at once."),
     size: str | None = typer.Option(None, metavar="N|HxW", help="Input size in pixels. Default: the checkpoint's own."),
@@ -78,11 +79,12 @@ def command(
     targets = _chosen("--to", to, get_args(Target))
     auto = precision == ["auto"]
     precisions: list[Precision] = list(AUTO) if auto else _chosen("--precision", precision, get_args(Precision))
+    mode: Literal["onnx", "matrix", "none"] = nms or ("matrix" if purpose == "tensorrt" else "onnx")
     quantization = _quantization(precisions, targets, images, method, purpose, verify, max_ap_drop, force=force)
     size_hw, batch_size = parse_size(size) if size else None, parse_batch(batch)
     loaded = checkpoints.load(assets.named(checkpoint), classes=read_classes(classes) if classes else None)
     spec = with_input(loaded.spec, size_hw=size_hw, batch=batch_size)
-    loaded = loaded._replace(spec=replace(spec, input_layout=input, suppression=replace(spec.suppression, mode=nms)))
+    loaded = loaded._replace(spec=replace(spec, input_layout=input, suppression=replace(spec.suppression, mode=mode)))
     ExportGraph(*loaded)  # refuses what cannot be written, before any long work
     if auto and verify is None:
         raise UsageError("--precision auto needs --verify DATA, annotated images to hold the accuracy budget on")
@@ -194,6 +196,8 @@ def file_stem(spec: ModelSpec, precision: Precision) -> str:
     """What a file is called: family, variant, size and precision, and whatever is not the default."""
     height, width = spec.size_hw
     parts = [spec.name, str(height) if height == width else f"{height}x{width}", precision]
+    if spec.encoding == "tensorrt":
+        parts.append("tensorrt")
     if spec.suppression.mode != "onnx":
         parts.append(spec.suppression.mode)
     if spec.batch != 1:
@@ -249,6 +253,8 @@ def _source(base: Path, precision: Precision, quantization: Request | None, out:
     from edgedet.export.to_fp16 import to_fp16
 
     _, spec = onnx_file.read(base)
+    if precision == "int8" and quantization is not None and quantization.purpose == "tensorrt":
+        spec = replace(spec, encoding="tensorrt")
     path = base.with_name(f"{file_stem(spec, precision)}.onnx")
     if precision == "fp16":
         return to_fp16(base, path)
