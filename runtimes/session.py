@@ -48,10 +48,13 @@ class Session(Protocol):
     spec: ModelSpec
     slots: int
     """Requests worth keeping in flight."""
-    facts: dict[str, str]
-    """What serves and how, for reports: `device`, and `precision` as executed where the runtime tells it."""
     closed: bool
     """Whether `close` was called; `infer` and `submit` then raise UsageError."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What serves and how, for reports: `device`, and `precision` as executed where the runtime tells it."""
+        ...
 
     def infer(self, images: np.ndarray) -> Outputs:
         """The file's outputs for (B, H, W, 3) uint8 letterboxed BGR images, B as the spec's batch allows.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -75,7 +75,7 @@ class Quantized:
     spec: ModelSpec
     layers: tuple[Layer, ...]
     left_float: dict[str, str]
-    disagreement: dict[str, float]
+    disagreement: Mapping[str, float]
     points: tuple[Point, ...] = ()
     chosen: Point | None = None
 
@@ -266,7 +266,7 @@ def quantize(model: Path, table: RangeTable, images: CalibrationImages, request:
         }
     path = writer.write(f"{stem(model)}-{suffix(request.purpose)}.onnx", encoding, left)
     _require_clean(writer.base, path, request.purpose)
-    figures = {name: round(value, 4) for name, value in judged.items()}
+    figures: dict[str, float] = {name: round(value, 4) for name, value in judged.items()}
     if (worst := judge.disagreement(path)) > MOST_DISAGREEMENT:
         raise GateFailed(
             f"{path.name} is not written: its detections differ from fp32's by {worst:.2f} of their scores, limit "
@@ -529,7 +529,7 @@ def show(quantized: Quantized, report: Report, latency_ms: tuple[float, float] |
             f"{_figure(comparison.ap_drop, '+.4f')} on {report.images} images of {report.dataset}, against {report.truth}",
         ],
         ["matched", _figure(comparison.match_rate, ".4f")],
-        ["score drift, mean", _figure(comparison.score_drift and comparison.score_drift.mean, "+.4f")],
+        ["score drift, mean", _figure(comparison.score_drift.mean if comparison.score_drift else None, "+.4f")],
         ["latency", _timed(latency_ms, comparison.other.runtime)],
     ]
     if comparison.operating:
@@ -548,7 +548,7 @@ def show(quantized: Quantized, report: Report, latency_ms: tuple[float, float] |
         )
 
 
-def _judged(disagreement: dict[str, float]) -> str:
+def _judged(disagreement: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in disagreement.items())
 
 
