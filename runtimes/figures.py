@@ -172,7 +172,8 @@ class Divergence:
 class Bisection:
     """Where a file and its reference part.
 
-    values: how many were compared. usual_error: the median of all own errors.
+    values: how many were compared. usual_error: the median of the own errors
+    of convolutions and matrix products.
     changed: how far reading inner values moved the scores that come out; where
     it is large a fusion was undone, and a fault in it is not listed. operators:
     those with the largest own error, the gravest first and in the graph's order.

@@ -15,7 +15,7 @@ from edgedet import artifact, assets, console
 from edgedet.errors import EdgedetError, UsageError
 
 if TYPE_CHECKING:
-    from edgedet.runtimes.figures import Report
+    from edgedet.runtimes.figures import Comparison, Report
     from edgedet.runtimes.recording import Target
     from edgedet.spec import ModelSpec
 
@@ -156,29 +156,36 @@ def _as_onnx(path: Path, like: ModelSpec, folder: Path) -> Path:
 
 
 def _show(found: Report) -> None:
-    """Print the table of figures, then the gates, then what was wrong with the data."""
-    from edgedet.runtimes import precision, report
+    """Print the table of figures, then each comparison's gates and what explains them, then what was wrong with the data."""
+    from edgedet.runtimes import report
 
     columns, rows = report.summary(found)
     console.print_table(columns, rows, title=f"{found.images} images of {found.dataset}; AP against {found.truth}")
     for comparison in found.comparisons:
-        for gate in comparison.gates:
-            print(f"{'passed' if gate.passed else 'MISSED'}  {comparison.other.label}: {gate}")
-        operating = comparison.operating
-        if operating and operating.other_threshold != operating.reference_threshold:
-            print(
-                f"threshold  {comparison.other.label}: run it at {operating.other_threshold:.2f} where the reference runs "
-                f"at {operating.reference_threshold:.2f}"
-            )
-        for note in (*comparison.notes, *precision.complaints(comparison.other.layers)):
-            console.say(f"{comparison.other.label}: {note}")
-        if comparison.bisection:
-            columns, rows = report.bisection_rows(comparison)
-            console.print_table(columns, rows, title=f"{comparison.other.label}: where it diverges, the gravest first")
+        _show_comparison(comparison)
     if found.problems:
         console.say(f"data: {found.problems}")
     for message in found.unreadable:
         console.say(f"data: {message}")
+
+
+def _show_comparison(comparison: Comparison) -> None:
+    """Print one model's gates and the threshold to run it at, say what explains the figures, and where it diverges."""
+    from edgedet.runtimes import precision, report
+
+    label, operating = comparison.other.label, comparison.operating
+    for gate in comparison.gates:
+        print(f"{'passed' if gate.passed else 'MISSED'}  {label}: {gate}")
+    if operating and operating.other_threshold != operating.reference_threshold:
+        there, here = operating.reference_threshold, operating.other_threshold
+        print(f"threshold  {label}: run it at {here:.2f} where the reference runs at {there:.2f}")
+    for note in (*comparison.notes, *precision.complaints(comparison.other.layers)):
+        console.say(f"{label}: {note}")
+    columns, rows = report.bisection_rows(comparison)
+    if rows:
+        console.print_table(columns, rows, title=f"{label}: where it diverges, the gravest first")
+    elif comparison.bisection:
+        console.say(f"{label}: no operator differs by more than rounding does")
 
 
 def _command_line() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +137,57 @@ def bright_frame() -> np.ndarray:
     frame[64:128, 128:192] = 204
     frame[0:64, 192:256] = 51
     return frame
+
+
+@pytest.fixture(scope="session")
+def quantizable_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny detector of `quantizable` as fp32 ONNX."""
+    onnx = pytest.importorskip("onnx")
+    import quantizable
+
+    path = tmp_path_factory.mktemp("quantizable") / "fp32.onnx"
+    onnx.save(quantizable.model(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def quantized_onnx(quantizable_onnx: Path) -> Callable[[str], Path]:
+    """A function that gives it with Q/DQ about all but the last two convolutions, spelt `cpu` or `tensorrt`.
+
+    ONNX Runtime's own quantiser writes it, which edgedet's is independent of.
+    """
+    import onnx
+    import quantizable
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Frames(CalibrationDataReader):
+        def __init__(self) -> None:
+            self._frames = iter(quantizable.frames(8))
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            frame = next(self._frames, None)
+            return None if frame is None else {"images": frame[None]}
+
+    def write(encoding: str) -> Path:
+        path = quantizable_onnx.with_name(f"int8-{encoding}.onnx")
+        if not path.exists():
+            quantize_static(
+                quantizable_onnx,
+                path,
+                Frames(),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type={"cpu": QuantType.QUInt8, "tensorrt": QuantType.QInt8}[encoding],
+                weight_type=QuantType.QInt8,
+                op_types_to_quantize=["Conv"],
+                nodes_to_exclude=["node_score", "node_box"],
+                extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+            )
+            model = onnx.load(path)
+            entry = next(entry for entry in model.metadata_props if entry.key == KEY)
+            spec = ModelSpec.from_json(entry.value, where="test")
+            entry.value = replace(spec, precision="int8", encoding=encoding).to_json()
+            onnx.save(model, path)
+        return path
+
+    return write

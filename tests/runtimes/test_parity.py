@@ -14,7 +14,7 @@ from edgedet.data.dataset import Problems
 from edgedet.detections import Detections
 from edgedet.errors import DataError, GateFailed, UsageError
 from edgedet.runtimes import parity
-from edgedet.runtimes.figures import Gates, Report
+from edgedet.runtimes.figures import FLOORS, Gates, Report, Side
 from edgedet.runtimes.matching import Spread, compare_candidates, match
 from edgedet.runtimes.recording import Target
 from edgedet.runtimes.session import Options
@@ -273,6 +273,45 @@ def test_files_of_one_name_are_told_apart_by_their_folder(bright_onnx: Path, tmp
     twin.write_bytes(bright_onnx.read_bytes())
     report = compare(bright_onnx, twin, photos)
     assert report.comparisons[0].other.label == f"twin/{bright_onnx.name}"
+
+
+def _timed(report: Report, precision: str, p50_ms: float, **facts: str) -> Side:
+    """The report's reference as if it were a file of that precision and took that long."""
+    side = report.reference
+    spec = replace(side.spec, precision=precision)
+    return replace(side, spec=spec, facts={**side.facts, **facts}, latency=replace(side.latency, p50_ms=p50_ms))
+
+
+def test_a_narrower_file_that_is_slower_is_told_with_the_fastest_wider_one(bright_onnx: Path, photos: Path):
+    report = compare(bright_onnx, bright_onnx, photos)
+    reference, *others = [_timed(report, "fp32", 8.8), _timed(report, "int8", 11.4), _timed(report, "fp16", 9.0)]
+    compared = [replace(report.comparisons[0], other=other, notes=("earlier",)) for other in others]
+    narrow, half = parity._with_warnings(reference, compared)
+    assert narrow.notes[0] == "earlier"
+    assert narrow.notes[1].startswith("int8 is slower here than fp32: 11.4 ms an image against 8.8 ms, one after the other")
+    assert "keep fp32 (run in f32) in onnxruntime" in narrow.notes[1]
+    assert half.notes == ("earlier",), "two hundredths are noise"
+
+
+def test_speed_is_compared_within_a_runtime_and_a_device_alone(bright_onnx: Path, photos: Path):
+    report = compare(bright_onnx, bright_onnx, photos)
+    slow = _timed(report, "int8", 20.0)
+    for wide in (
+        replace(_timed(report, "fp32", 5.0), runtime="torch"),
+        _timed(report, "fp32", 5.0, device="gpu"),
+        _timed(report, "int8+fp16", 5.0),
+        _timed(report, "fp32", 30.0),
+    ):
+        assert parity._with_warnings(wide, [replace(report.comparisons[0], other=slow)])[0].notes == ()
+
+
+def test_int8_has_its_accuracy_to_keep_and_no_parity(bright_onnx: Path, altered, photos: Path):
+    """Scores times .9 change every score and no AP."""
+    comparison = compare(bright_onnx, altered("weight", lambda w: w * 0.9), photos).comparisons[0]
+    assert all(gate.passed for gate in comparison.against(FLOORS["int8"]))
+    assert not all(gate.passed for gate in comparison.against(FLOORS["fp32"]))
+    assert not all(gate.passed for gate in replace(comparison, ap_drop=0.006).against(FLOORS["int8"]))
+    assert all(gate.passed for gate in replace(comparison, ap_drop=-0.1).against(FLOORS["int8"])), "a gain is no drop"
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import pytest
 from edgedet import console
 from edgedet.errors import OutputError
 from edgedet.runtimes import parity, report
-from edgedet.runtimes.figures import Gates, Report
+from edgedet.runtimes.figures import Bisection, Divergence, Gates, Report
+from edgedet.runtimes.precision import Layer
 from edgedet.runtimes.recording import Target
 
 
@@ -102,6 +104,28 @@ def test_the_table_has_a_column_a_model_and_a_row_a_figure(found: Report):
     assert columns[1:] == ["bright-cells-64-fp32.onnx", "bright-cells-64-fp32.xml"]
     assert {len(row) for row in rows} == {3}
     assert {row[0] for row in rows} >= {"AP", "AP drop", "matched", "box error px p50 / p99 / max", "best threshold"}
+
+
+def test_the_page_tells_the_precision_of_layers_and_where_files_part(found: Report, tmp_path: Path):
+    layers = (Layer("stem", "Convolution", "int8", "int8", 900), Layer("<head>", "Convolution", "int8", "f32", 100))
+    operators = (Divergence("neck & all", "Conv", ("Mul", "Concat"), 0.01, 0.9, 0.8),)
+    bisection = Bisection("openvino", 3, 168, 0.02, 0.3, operators)
+    comparison = replace(found.comparisons[0], bisection=bisection)
+    comparison = replace(comparison, other=replace(comparison.other, layers=layers))
+    facts_path, page = report.write(tmp_path / "out", replace(found, comparisons=(comparison,)))
+    text = page.read_text(encoding="utf-8")
+    parsed = _Page()
+    parsed.feed(text)
+    assert parsed.open == []
+    assert "1 of 2 layers were asked for in int8 and ran in f32: &lt;head&gt;" in text
+    assert 'class="int8" style="width: 90.0%"' in text
+    assert "<b>neck &amp; all</b> (Conv)" in text
+    assert "a fault in a fusion may be missing" in text, "reading inner values moved the scores by .3"
+    facts = json.loads(facts_path.read_text(encoding="utf-8"))["comparisons"][0]
+    assert facts["other"]["precision_by_layer"]["shares"] == {"int8": 0.9, "f32": 0.1}
+    assert facts["bisection"]["operators"][0]["own_error"] == 0.8
+    _, rows = report.summary(replace(found, comparisons=(comparison,)))
+    assert next(row for row in rows if row[0] == "layers in another than asked")[2] == "1 of 2"
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing(found: Report, tmp_path: Path):
