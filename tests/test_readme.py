@@ -18,6 +18,7 @@ from places import ROOT
 from edgedet import support
 
 FIRST_FRAME = 120
+pytestmark = pytest.mark.timeout(600)  # on a busy machine the commands take minutes
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -77,17 +77,19 @@ def command(
     from edgedet.models import checkpoint as checkpoints
 
     targets = _chosen("--to", to, get_args(Target))
+    if "auto" in precision and len(precision) > 1:
+        raise UsageError("--precision auto stands alone: it tries all of them")
     auto = precision == ["auto"]
     precisions: list[Precision] = list(AUTO) if auto else _chosen("--precision", precision, get_args(Precision))
     mode: Literal["onnx", "matrix", "none"] = nms or ("matrix" if purpose == "tensorrt" else "onnx")
     quantization = _quantization(precisions, targets, images, method, purpose, verify, max_ap_drop, force=force)
+    if auto and verify is None:
+        raise UsageError("--precision auto needs --verify DATA, annotated images to hold the accuracy budget on")
     size_hw, batch_size = parse_size(size) if size else None, parse_batch(batch)
     loaded = checkpoints.load(assets.named(checkpoint), classes=read_classes(classes) if classes else None)
     spec = with_input(loaded.spec, size_hw=size_hw, batch=batch_size)
     loaded = loaded._replace(spec=replace(spec, input_layout=input, suppression=replace(spec.suppression, mode=mode)))
     ExportGraph(*loaded)  # refuses what cannot be written, before any long work
-    if auto and verify is None:
-        raise UsageError("--precision auto needs --verify DATA, annotated images to hold the accuracy budget on")
     jobs = [(p, t) for p in precisions for t in targets]
     _require_places(loaded.spec, jobs, out)
     if verify:

@@ -138,7 +138,13 @@ def test_the_trained_detector_passes_every_gate_on_photos(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--precision", "int8"], ["--precision 'int8'", "fp32, fp16"]),
+        (["--precision", "int4"], ["--precision 'int4'", "fp32, fp16, int8"]),
+        (["--precision", "int8"], ["--images"]),
+        (["--precision", "auto"], ["--images"]),
+        (["--precision", "auto", "--images", "."], ["--verify"]),
+        (["--precision", "auto", "--precision", "fp32"], ["auto", "alone"]),
+        (["--precision", "int8", "--images", ".", "--method", "guess"], ["--method 'guess'", "entropy"]),
+        (["--precision", "int8", "--images", ".", "--to", "openvino", "--for", "tensorrt"], ["--for cpu"]),
         (["--to", "tensorrt"], ["--to 'tensorrt'", "onnx, openvino"]),
         (["--size", "400"], ["400x400", "multiple of 32", "--size 384x384"]),
         (["--size", "big"], ["'big'", "384x640"]),
@@ -243,3 +249,32 @@ def test_sizes_are_height_by_width():
     assert export.parse_size("384x640") == (384, 640)
     with pytest.raises(UsageError):
         export.parse_size("384x640x3")
+
+
+def test_int8_is_calibrated_on_the_images_and_says_so(edgedet_cli: Cli, coco_calib: Path, tmp_path: Path):
+    options = ["--precision", "int8", "--images", coco_calib, "--to", "onnx", "--to", "openvino", "--out", tmp_path, "--json"]
+    ended = edgedet_cli("export", "street-nano", *options)
+    assert ended.code == 0, ended.err
+    assert [file["precision"] for file in json.loads(ended.out)] == ["int8", "int8"]
+    _, spec = onnx_file.read(tmp_path / "yolox-nano-416-int8.onnx")
+    facts = spec.provenance["calibration"]
+    assert spec.encoding in ("cpu", "cpu-asymmetric")
+    assert facts["images"]["count"] == 64
+    assert facts["int8_share_of_macs"] >= 0.85
+    assert facts["disagreement"] <= 0.4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_auto_keeps_the_fastest_within_the_budget(
+    edgedet_cli: Cli, yolox_nano_pth: Path, coco_calib: Path, coco_val: Path, tmp_path: Path
+):
+    options = ["--to", "onnx", "--to", "openvino", "--images", coco_calib, "--verify", coco_val, "--out", tmp_path, "--json"]
+    ended = edgedet_cli("export", yolox_nano_pth, "--precision", "auto", *options)
+    assert ended.code == 0, ended.err
+    (file,) = json.loads(ended.out)
+    decision = file["decision"]
+    within = [trial for trial in decision["trials"] if trial["ap_drop"] <= decision["budget"]]
+    best = min(within, key=lambda trial: trial["latency_ms"])
+    assert (best["file"], best["precision"]) == (Path(file["path"]).name, decision["run_in"])
+    assert {trial["precision"] for trial in decision["trials"]} >= {"fp32", "fp16", "int8"}
