@@ -102,7 +102,11 @@ _RULES: dict[Runtime, tuple[_Rule, ...]] = {
             rules.activation_per_channel,
             "its fused convolution takes one scale: the first inference fails",
         ),
-        _Rule("weight-axis", partial(rules.weight_axis, kinds=("MatMul",)), "its fused MatMul fails at the first inference"),
+        _Rule(
+            "weight-axis",
+            partial(rules.weight_axis, kinds=("MatMul",)),
+            "its fused MatMul takes them for the columns: it fails, or the answer is wrong",
+        ),
     ),
     "openvino": (
         *_COMMON,

@@ -97,7 +97,7 @@ def _is_int8(step: Step) -> bool:
 
 def _is_misread(graph: QuantizedGraph, gather: onnx.NodeProto) -> bool:
     """Whether a Gather permutes all channels, and not by a permutation that is its own inverse."""
-    indices, shape = graph.array(gather.input[1]), graph.shape(gather.input[0])
+    indices, shape = graph.array(gather.input[-1]), graph.shape(gather.input[0])
     if attribute(gather, "axis", 0) != 1 or indices is None or (shape is not None and shape[1:2] not in ([0], [indices.size])):
         return False
     order = indices.ravel()

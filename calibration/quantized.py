@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgedet.errors import ArtifactError
+
 if TYPE_CHECKING:
     import onnx
 
@@ -56,14 +58,20 @@ def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
     first, second = (np.zeros(1) if x is None else np.asarray(x, np.float64).ravel() for x in (a, b))
     if first.size != second.size and 1 not in (first.size, second.size):
         return False
-    return np.array_equal(*np.broadcast_arrays(first, second), equal_nan=True)
+    one, two = np.broadcast_arrays(first, second)
+    return bool(np.array_equal(one, two, equal_nan=True))
 
 
 class QuantizedGraph:
-    """A model's main graph: nodes by what they make and read, constants, and the Q/DQ steps in the graph's order."""
+    """A model's main graph: nodes by what they make and read, constants, and the Q/DQ steps in the graph's order.
+
+    ArtifactError where there is none, one reads what nothing before it makes, or a weight is damaged.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
+        if not graph.node:
+            raise ArtifactError("the model has not a single operator; export it again")
         self.nodes: list[onnx.NodeProto] = list(graph.node)
         self.opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
@@ -73,18 +81,21 @@ class QuantizedGraph:
         self._shapes = {value.name: value.type.tensor_type.shape for value in (*graph.input, *graph.value_info, *graph.output)}
         self._maker: dict[str, onnx.NodeProto] = {}
         self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-        self._constants = set(self._tensors)
+        self._constants = set(self._tensors) | {tensor.values.name for tensor in graph.sparse_initializer}
         for node in self.nodes:
             self._enter(node)
         self._steps: dict[str, Step] = {}
         for node in self.nodes:
-            if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 1:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 1 and node.output:
                 self._steps[node.output[0]] = self._read(node)
 
     def _enter(self, node: onnx.NodeProto) -> None:
-        self._maker.update((name, node) for name in node.output if name)
         for name in filter(None, node.input):
+            if name not in self._maker and name not in self._constants and name not in self.inputs:
+                where = f"{node.op_type} {node.name}".rstrip()
+                raise ArtifactError(f"{where} reads {name}, which nothing before it makes; export the model again")
             self._readers[name].append(node)
+        self._maker.update((name, node) for name in node.output if name)
         if all(name in self._constants for name in node.input if name):
             self._constants.update(node.output)
 
@@ -125,7 +136,10 @@ class QuantizedGraph:
         from onnx import numpy_helper
 
         tensor = self._tensor(name)
-        return None if tensor is None else numpy_helper.to_array(tensor)
+        try:
+            return None if tensor is None else numpy_helper.to_array(tensor)
+        except ValueError as error:
+            raise ArtifactError(f"weight {name} is damaged ({error}); copy or export the model again") from error
 
     def kind(self, name: str) -> int:
         """ONNX's number of a value's type where the file gives it, as of a weight or an input; else 0."""
@@ -148,7 +162,11 @@ class QuantizedGraph:
     def weighted(self) -> Iterator[onnx.NodeProto]:
         """The operators that multiply their first input by weights, their second; a product of two activations is none."""
         for node in self.nodes:
-            if node.op_type in _WEIGHTED and (node.op_type != "MatMul" or self.is_constant(node.input[1])):
+            if (
+                node.op_type in _WEIGHTED
+                and len(node.input) > 1
+                and (node.op_type != "MatMul" or self.is_constant(node.input[1]))
+            ):
                 yield node
 
     def _tensor(self, name: str) -> onnx.TensorProto | None:

@@ -179,7 +179,7 @@ def _weight_steps(graph: QuantizedGraph, kinds: Collection[str]) -> Iterator[tup
 def weight_axis(graph: QuantizedGraph, kinds: Collection[str]) -> Broken:
     for node, step in _weight_steps(graph, kinds):
         shape = graph.shape(step.node.input[0])
-        if not step.per_channel or shape is None:
+        if not step.per_channel or not shape:
             continue
         outputs = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else len(shape) - 1
         if step.axis % len(shape) != outputs:
@@ -190,7 +190,7 @@ def weight_axis(graph: QuantizedGraph, kinds: Collection[str]) -> Broken:
 def weight_per_tensor(graph: QuantizedGraph) -> Broken:
     for _, step in _weight_steps(graph, ["Conv"]):
         shape = graph.shape(step.node.input[0])
-        if step.scale is not None and not step.per_channel and shape is not None and shape[0] > 1:
+        if step.scale is not None and not step.per_channel and shape and shape[0] > 1:
             yield step.node, f"one scale for the {shape[0]} channels of {step.node.input[0]}"
 
 
@@ -214,7 +214,7 @@ def integer_operator(graph: QuantizedGraph) -> Broken:
     for node in graph.nodes:
         foreign = node.domain == "com.microsoft" and not onnx.defs.has(node.op_type)
         if foreign or node.op_type in _INTEGER_OPERATORS or node.op_type.startswith("QLinear"):
-            yield node, f"operator {f'{node.domain}.' if foreign else ''}{node.op_type}"
+            yield node, f"{f'{node.domain}.' if foreign else ''}{node.op_type} makes {', '.join(node.output)}"
 
 
 def uint8_not_cast(graph: QuantizedGraph) -> Broken:

@@ -42,7 +42,13 @@ def rank(layers: Sequence[Layer], damage_of: Callable[[Collection[str]], float])
     for layer in track(layers, "one layer at a time", total=len(layers)):
         found.append(Sensitivity(layer, damage_of([name for name in names if name != layer.name])))
     total = sum(layer.macs for layer in layers)
-    return sorted(found, key=lambda one: one.damage / (one.layer.macs / total + 1 / len(layers)), reverse=True)
+    # Residual additions and pools are quantised each time: what they cost is in every figure and no layer's own.
+    floor = min((one.damage for one in found), default=0.0)
+
+    def worth(one: Sensitivity) -> float:
+        return (one.damage - floor) / (one.layer.macs / total + 1 / len(layers))
+
+    return sorted(found, key=worth, reverse=True)
 
 
 def choices(ranked: Sequence[Sensitivity], by_rule: Collection[str]) -> list[tuple[str, ...]]:

@@ -23,14 +23,19 @@ HEAD = "head_"
 
 def read(path: Path) -> tuple[onnx.ModelProto, ModelSpec]:
     """The model of an ONNX file that edgedet wrote, and its spec."""
+    model = load(path)
+    return model, spec_of(model, where=path.name)
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """The model of any ONNX file."""
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load(artifact.require_file(path))
+        return onnx.load(artifact.require_file(path))
     except (DecodeError, onnx.checker.ValidationError, FileNotFoundError) as error:
         raise ArtifactError(f"{path}: not a whole ONNX file ({error}); copy or export it again") from error
-    return model, spec_of(model, where=path.name)
 
 
 def spec_of(model: onnx.ModelProto, *, where: str) -> ModelSpec:
