@@ -45,9 +45,10 @@ COCO = SHARED / "coco128"
 CALIBRATION, DATA = COCO / "instances_calib.json", COCO / "instances_val.json"
 RUNTIMES = ("openvino", "onnxruntime")
 PURPOSES: tuple[Purpose, ...] = ("cpu-symmetric", "cpu-asymmetric", "tensorrt")
-RUNS, TURNS = 150, 3
+RUNS, TURNS = 120, 5
 COLUMNS = (
-    *("artefact", "AP OpenVINO", "AP ORT", "matched OpenVINO", "matched ORT", "INT8 MACs OpenVINO"),
+    *("artefact", "AP OpenVINO", "AP ORT", "matched OpenVINO", "matched ORT"),
+    *("INT8 MACs OpenVINO", "INT8 MACs ORT"),
     *("ms OpenVINO", "× FP32", "ms ORT", "× FP32", "floors"),
 )
 
@@ -77,12 +78,16 @@ class Artefact:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of each target; ap, matched: empty where nothing is scored. matched: with FP32 in OpenVINO."""
+    """What was measured of each target; ap, matched: empty where nothing is scored.
+
+    matched: with FP32 in OpenVINO. int8_share: of the MACs, as executed, in
+    [0, 1]. latency_ms: (TURNS,) medians of inference.
+    """
 
     ap: dict[Target, float]
     matched: dict[Target, float]
     int8_share: dict[Target, float]
-    latency_ms: dict[Target, float]
+    latency_ms: dict[Target, np.ndarray]
 
 
 def main() -> None:
@@ -264,20 +269,22 @@ def sides(report: Report) -> list:
 
 
 def int8_shares(artefacts: Sequence[Artefact]) -> dict[Target, float]:
-    """Share of the convolution MACs that OpenVINO executes in INT8, in [0, 1]."""
+    """Share of the convolution MACs that each target executes in INT8, in [0, 1]."""
     found = {}
-    for target in targets(artefacts, ("openvino",)):
+    for target in targets(artefacts):
         with target.open() as detector:
             found[target] = precision.shares(detector.session.layers()).get(precision.INT8, 0.0)
     return found
 
 
-def latencies(artefacts: Sequence[Artefact]) -> dict[Target, float]:
-    """Median milliseconds of inference, each target alone in its own process, in turns."""
-    jobs = [benchmark.Job(target, runs=RUNS) for target in targets(artefacts)]
+def latencies(artefacts: Sequence[Artefact]) -> dict[Target, np.ndarray]:
+    """(TURNS,) median milliseconds of inference in each turn, each target alone in its own process."""
+    # One runtime after the other: what is compared runs within seconds.
+    jobs = [benchmark.Job(target, runs=RUNS) for runtime in RUNTIMES for target in targets(artefacts, (runtime,))]
     samples = console.track(benchmark.run(jobs, turns=TURNS), "latency", total=len(jobs) * TURNS)
     found = benchmark.gather(jobs, samples)
-    return {job.target: measured.percentiles()["inference"]["p50"] for job, measured in zip(jobs, found, strict=True)}
+    stage = benchmark.STAGES.index("inference")
+    return {m.job.target: np.array([np.median(turn.stages_ms[stage]) for turn in m.turns]) for m in found}
 
 
 def show(artefacts: Sequence[Artefact], figures: Figures, title: str) -> list[str]:
@@ -297,7 +304,7 @@ def row(artefact: Artefact, fp32: Artefact, figures: Figures, problems: Sequence
         artefact.name,
         *(cell(place, figures.ap, ".4f") for place in (openvino, onnxruntime)),
         *(cell(place, figures.matched, ".3f") for place in (openvino, onnxruntime)),
-        cell(openvino, figures.int8_share, ".1%"),
+        *(cell(place, figures.int8_share, ".1%") for place in (openvino, onnxruntime)),
         *(text for runtime in RUNTIMES for text in timing(artefact, fp32, figures, runtime)),
         floors,
     ]
@@ -313,15 +320,19 @@ def cell(place: Target | str, values: dict[Target, float], form: str) -> str:
 def timing(artefact: Artefact, fp32: Artefact, figures: Figures, runtime: str) -> tuple[str, str]:
     """Milliseconds, and the ratio to FP32 in the same runtime."""
     found = ratio(artefact, fp32, figures, runtime)
-    return cell(artefact.places[runtime], figures.latency_ms, ".2f"), "–" if found is None else f"{found:.2f}"
+    medians = {target: float(np.median(turns)) for target, turns in figures.latency_ms.items()}
+    return cell(artefact.places[runtime], medians, ".2f"), "–" if found is None else f"{found:.2f}"
 
 
 def ratio(artefact: Artefact, fp32: Artefact, figures: Figures, runtime: str) -> float | None:
-    """Latency as a multiple of FP32's in the same runtime, None where it does not run there."""
+    """Latency as a multiple of FP32's in the same runtime, None where it does not run there.
+
+    The median of the turns' ratios: a busy moment spoils its own turn only.
+    """
     one, reference = artefact.places[runtime], fp32.places[runtime]
     if isinstance(one, str) or isinstance(reference, str):
         return None
-    return figures.latency_ms[one] / figures.latency_ms[reference]
+    return float(np.median(figures.latency_ms[one] / figures.latency_ms[reference]))
 
 
 def misses(artefact: Artefact, fp32: Artefact, figures: Figures) -> list[str]:
