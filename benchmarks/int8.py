@@ -28,8 +28,8 @@ from edgedet import console
 from edgedet.calibration.encode import float_by_rule
 from edgedet.calibration.images import open_images
 from edgedet.calibration.network import Network
-from edgedet.cli import calibrate
-from edgedet.cli.calibrate import Purpose
+from edgedet.cli import quantization
+from edgedet.cli.quantization import Purpose
 from edgedet.data.dataset import open_dataset
 from edgedet.errors import RuntimeUnavailable, SplitAbsent
 from edgedet.export import onnx_file, to_openvino
@@ -223,12 +223,12 @@ def ours(base: Path, images: Path, purpose: Purpose) -> Artefact:
 
 def ours_unchecked(base: Path, images: Path, purpose: Purpose) -> Artefact:
     """The same of random weights, whose detections `edgedet calibrate` would not let pass."""
-    request = calibrate.Request(images, purpose=purpose)
+    request = quantization.Request(images, purpose=purpose)
     model, spec = onnx_file.read(base)
-    table = calibrate.ranges_of(model, spec, open_images(images), request, base.with_suffix(".json"))
-    (encoding,) = calibrate.SPELLINGS[purpose]
+    table = quantization.ranges_of(model, spec, open_images(images), request, base.with_suffix(".json"))
+    (encoding,) = quantization.SPELLINGS[purpose]
     left_float = float_by_rule(Network(model).layers(), encoding)
-    path = calibrate.Writer(base, table, base.parent).write(f"{spec.name}-{purpose}.onnx", encoding, left_float)
+    path = quantization.Writer(base, table, base.parent).write(f"{spec.name}-{purpose}.onnx", encoding, left_float)
     return Artefact(f"ours, {purpose}", both(path))
 
 

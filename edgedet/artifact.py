@@ -7,7 +7,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgedet.errors import ArtifactError, OutputError
@@ -51,14 +51,28 @@ def writing(*targets: Path) -> Iterator[tuple[Path, ...]]:
         if target.exists() and not (target.is_file() or target.is_dir()):
             raise OutputError(f"{target}: is a device or a pipe, not a file that could be replaced; choose another name")
     folder = targets[0].parent
+    with scratch(folder) as temporary:
+        paths = tuple(temporary / target.name for target in targets)
+        yield paths
+        for path, target in zip(paths, targets, strict=True):
+            _flush(path)
+            path.replace(target)
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A hidden folder inside `folder`, which is made where absent; a block that fails leaves no empty folder behind."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".edgedet-", dir=folder) as temporary:
-            paths = tuple(Path(temporary) / target.name for target in targets)
-            yield paths
-            for path, target in zip(paths, targets, strict=True):
-                _flush(path)
-                path.replace(target)
+        try:
+            with tempfile.TemporaryDirectory(prefix=".edgedet-", dir=folder) as temporary:
+                yield Path(temporary)
+        except BaseException:
+            for path in made:
+                with suppress(OSError):  # something else is in it by now
+                    path.rmdir()
+            raise
 
 
 def _flush(path: Path) -> None:

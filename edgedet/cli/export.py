@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from edgedet import artifact, assets, console
 from edgedet.errors import GateFailed, OutputError, RuntimeUnavailable, UsageError
 
 if TYPE_CHECKING:
-    from edgedet.cli.calibrate import Request
+    from edgedet.cli.quantization import Request
     from edgedet.models.checkpoint import Checkpoint
     from edgedet.runtimes.recording import Target as Model
     from edgedet.runtimes.session import Session
@@ -82,7 +81,7 @@ def command(
     auto = precision == ["auto"]
     precisions: list[Precision] = list(AUTO) if auto else _chosen("--precision", precision, get_args(Precision))
     mode: Literal["onnx", "matrix", "none"] = nms or ("matrix" if purpose == "tensorrt" else "onnx")
-    quantization = _quantization(precisions, targets, images, method, purpose, verify, max_ap_drop, force=force)
+    request = _request(precisions, targets, images, method, purpose, verify, max_ap_drop, force=force)
     if auto and verify is None:
         raise UsageError("--precision auto needs --verify DATA, annotated images to hold the accuracy budget on")
     size_hw, batch_size = parse_size(size) if size else None, parse_batch(batch)
@@ -95,21 +94,19 @@ def command(
     if verify:
         _require_data(loaded, verify)
     trials: list[Trial] = []
-    with artifact.output_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".edgedet-", dir=out) as scratch:
-            base = _write_base(loaded, Path(scratch), simplify=simplify)
-            sources = {p: _source(base, p, quantization, out) for p in precisions}
-            reference = _reference(loaded)
-            files = [_write(sources[p], t, reference) for p, t in console.track(jobs, "export", total=len(jobs))]
-            if auto and verify:
-                trials = try_all(files, verify)
-                files = [_decide(trials, AP_BUDGET if max_ap_drop is None else max_ap_drop)]
-            elif verify:
-                files = _verify(loaded, files, verify, Path(scratch), max_ap_drop)
-            for file in files:
-                _annotate(file)
-            written = _publish(files, out, Path(scratch))
+    with artifact.scratch(out) as scratch:
+        base = _write_base(loaded, scratch, simplify=simplify)
+        sources = {p: _source(base, p, request, out) for p in precisions}
+        reference = _reference(loaded)
+        files = [_write(sources[p], t, reference) for p, t in console.track(jobs, "export", total=len(jobs))]
+        if auto and verify:
+            trials = try_all(files, verify)
+            files = [_decide(trials, AP_BUDGET if max_ap_drop is None else max_ap_drop)]
+        elif verify:
+            files = _verify(loaded, files, verify, scratch, max_ap_drop)
+        for file in files:
+            _annotate(file)
+        written = _publish(files, out, scratch)
     if json:
         decision = [asdict(trial.figures) for trial in trials]
         console.print_json(
@@ -120,7 +117,7 @@ def command(
         _print(written)
 
 
-def _quantization(
+def _request(
     precisions: Sequence[Precision],
     targets: Sequence[Target],
     images: Path | None,
@@ -132,17 +129,17 @@ def _quantization(
     force: bool,
 ) -> Request | None:
     """How int8 is made, None where it is not asked for."""
-    from edgedet.cli import calibrate
+    from edgedet.cli import quantization
 
     if "int8" not in precisions:
         return None
     if images is None:
         raise UsageError("--precision int8 and auto need --images, what the ranges are calibrated on")
-    chosen = calibrate.parse_purpose(purpose)
+    chosen = quantization.parse_purpose(purpose)
     if chosen == "tensorrt" and "openvino" in targets:
         raise UsageError("--for tensorrt --to openvino: OpenVINO computes that spelling wrong beside a Concat; use --for cpu")
     budget = max_ap_drop if data else None
-    return calibrate.Request(images, calibrate.parse_method(method), chosen, data, budget, force=force)
+    return quantization.Request(images, quantization.parse_method(method), chosen, data, budget, force=force)
 
 
 def _chosen(option: str, values: Sequence[str], known: tuple[Any, ...]) -> list[Any]:
@@ -249,23 +246,23 @@ def _reference(loaded: Checkpoint) -> Session:
     return TorchSession(ExportGraph(loaded.detector, spec), outputs="candidates")
 
 
-def _source(base: Path, precision: Precision, quantization: Request | None, out: Path) -> Path:
+def _source(base: Path, precision: Precision, request: Request | None, out: Path) -> Path:
     """The ONNX file of a precision in the scratch folder, made from the FP32 one."""
     from edgedet.export import onnx_file
     from edgedet.export.to_fp16 import to_fp16
 
     _, spec = onnx_file.read(base)
-    if precision == "int8" and quantization is not None and quantization.purpose == "tensorrt":
+    if precision == "int8" and request is not None and request.purpose == "tensorrt":
         spec = replace(spec, encoding="tensorrt")
     path = base.with_name(f"{file_stem(spec, precision)}.onnx")
     if precision == "fp16":
         return to_fp16(base, path)
     if precision == "int8":
-        assert quantization is not None
-        from edgedet.cli import calibrate
+        assert request is not None
+        from edgedet.cli import quantization
 
         console.say("calibrating")
-        return calibrate.to_int8(base, path, quantization, out / f"{calibrate.stem(base)}.ranges.json")
+        return quantization.to_int8(base, path, request, out / f"{quantization.stem(base)}.ranges.json")
     return base
 
 

@@ -1,4 +1,4 @@
-"""The command `edgedet`: every other file of this folder is one verb, its function `command` the verb itself.
+"""The command `edgedet`: every other file of this folder that has a function `command` is one verb, that function.
 
 Exit codes: 0 done, 1 a gate failed, 2 the user's input is wrong, 130 interrupted, 70 a defect of edgedet's own, which
 alone shows a traceback.
@@ -54,8 +54,8 @@ EXTRAS = {
 
 
 for _verb in plugins.names("edgedet.cli"):
-    if _verb != "main":
-        app.command(_verb)(plugins.find("edgedet.cli", _verb).command)
+    if _verb != "main" and hasattr(_module := plugins.find("edgedet.cli", _verb), "command"):
+        app.command(_verb)(_module.command)
 
 
 def _interrupt(number: int, frame: object) -> None:

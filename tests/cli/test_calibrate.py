@@ -19,7 +19,7 @@ pytest.importorskip("faster_coco_eval")
 import quantizable  # noqa: E402
 
 from edgedet.calibration import observe as observing  # noqa: E402
-from edgedet.cli import calibrate  # noqa: E402
+from edgedet.cli import calibrate, quantization  # noqa: E402
 from edgedet.export import onnx_file  # noqa: E402
 
 Cli = Callable[..., Ended]
@@ -47,7 +47,7 @@ def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick(untimed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime loads the tiny file in a tenth of OpenVINO's time, and each call loads a dozen."""
-    monkeypatch.setattr(calibrate, "judging_runtime", lambda purpose: "onnxruntime")
+    monkeypatch.setattr(quantization, "judging_runtime", lambda purpose: "onnxruntime")
 
 
 def refused(ended: Ended, *words: str) -> None:
@@ -147,10 +147,22 @@ def test_a_table_of_another_model_is_refused(edgedet_cli: Cli, model: Path, phot
     assert not (tmp_path / "other-int8.onnx").exists()
 
 
+def test_data_that_was_calibrated_on_is_told(
+    edgedet_cli: Cli, model: Path, photos: Path, annotated: Path, tmp_path: Path, quick
+):
+    shared = edgedet_cli("calibrate", model, "--images", annotated, "--data", annotated, "--force")
+    assert "warning: 24 of the 24 images" in shared.err
+    apart = edgedet_cli(
+        "calibrate", model, "--images", photos, "--data", annotated, "--method", "minmax", "--table", tmp_path / "m.json"
+    )
+    assert "calibrated on too" not in apart.err
+    assert apart.code == 0, apart.err
+
+
 def test_few_images_are_refused_and_with_force_recorded(edgedet_cli: Cli, model: Path, tmp_path: Path, quick):
     few = quantizable.write_frames(tmp_path / "few", 6)
     refused(edgedet_cli("calibrate", model, "--images", few, "--out", tmp_path / "out"), "usable images: 6", "32", "--force")
-    assert not list((tmp_path / "out").glob("*"))
+    assert not (tmp_path / "out").exists()
     ended = edgedet_cli("calibrate", model, "--images", few, "--out", tmp_path / "out", "--force")
     assert ended.code == 0, ended.err
     assert "usable images: 6" in ended.err
@@ -280,7 +292,7 @@ def test_a_file_whose_detections_are_not_fp32s_is_not_written(
 ):
     """What stood under its name stands there still; the table is good and stays."""
     (tmp_path / "tiny-int8.onnx").write_text("before")
-    monkeypatch.setattr(calibrate, "MOST_DISAGREEMENT", 0.001)
+    monkeypatch.setattr(quantization, "MOST_DISAGREEMENT", 0.001)
     ended = edgedet_cli("calibrate", model, "--images", photos)
     assert ended.code == 1
     assert "tiny-int8.onnx is not written: its detections differ" in ended.err
@@ -357,7 +369,7 @@ def test_layers_are_left_in_float_until_the_budget_is_kept_and_the_plot_shows_it
     from edgedet.calibration import sensitivity
 
     monkeypatch.setattr(sensitivity, "STEPS", (1 / 4, 1 / 2, 3 / 4))
-    monkeypatch.setattr(calibrate, "_latency_ms", lambda target: float(target.path.stat().st_size))
+    monkeypatch.setattr(quantization, "_latency_ms", lambda target: float(target.path.stat().st_size))
     options = ["--images", photos, "--data", annotated, "--max-ap-drop", "0.1", "--out", tmp_path / "out", "--json"]
     ended = edgedet_cli("calibrate", model, *options)
     assert ended.code == 0, ended.err
@@ -378,8 +390,8 @@ def test_a_budget_that_nothing_keeps_fails_and_writes_no_model(
 ):
     from edgedet.calibration import sensitivity
 
-    monkeypatch.setattr(calibrate, "_latency_ms", lambda target: 1.0)
-    monkeypatch.setattr(calibrate._Meter, "_ap", lambda self, path: 0.5 if path == self._writer.model else 0.1)
+    monkeypatch.setattr(quantization, "_latency_ms", lambda target: 1.0)
+    monkeypatch.setattr(quantization._Meter, "_ap", lambda self, path: 0.5 if path == self._writer.model else 0.1)
     monkeypatch.setattr(sensitivity, "STEPS", (1 / 4,) * 4)
     options = ["--images", photos, "--data", annotated, "--max-ap-drop", "0.005", "--out", tmp_path / "out"]
     ended = edgedet_cli("calibrate", model, *options)

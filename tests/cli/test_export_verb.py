@@ -120,7 +120,7 @@ def test_verify_measures_on_the_users_images_and_writes_it_into_the_file(
     ended = edgedet_cli("export", saved, "--size", "64x96", "--out", tmp_path / "out", "--verify", folder)
     assert ended.code == 1
     assert "nothing could be measured" in ended.err
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
@@ -272,7 +272,7 @@ def test_auto_keeps_the_fastest_within_the_budget(
     options = ["--to", "onnx", "--to", "openvino", "--images", coco_calib, "--verify", coco_val, "--out", tmp_path, "--json"]
     ended = edgedet_cli("export", yolox_nano_pth, "--precision", "auto", *options)
     assert ended.code == 0, ended.err
-    (file,) = json.loads(ended.out)
+    (file,) = json.loads(ended.out)["files"]
     decision = file["decision"]
     within = [trial for trial in decision["trials"] if trial["ap_drop"] <= decision["budget"]]
     best = min(within, key=lambda trial: trial["latency_ms"])
