@@ -44,7 +44,7 @@ class CalibrationImages:
     name: of the folder, file or data set. sha256: of the images' own digests in
     order, the same wherever they lie. skipped: one message an image that cannot
     be read, or about the damaged end of a video. objections: what is wrong with the rest and was forced; none otherwise.
-    files: sha256 of each image's file; none of a video's frames.
+    paths: of the images' files; none of a video's frames.
     """
 
     name: str
@@ -52,7 +52,7 @@ class CalibrationImages:
     count: int
     skipped: tuple[str, ...]
     objections: tuple[str, ...]
-    files: frozenset[str]
+    paths: tuple[Path, ...]
     _read: Callable[[], Iterator[np.ndarray]] = field(repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -97,7 +97,7 @@ def _from_files(source: Path, limit: int | None) -> CalibrationImages:
     objections = [*_too_few(len(paths), len(skipped)), *_blank_or_duplicate(names, np.stack(thumbnails))]
     read = partial(map, read_image, paths)
     name, sha256 = source.resolve().name, _digest(digests)
-    return CalibrationImages(name, sha256, len(paths), tuple(skipped), tuple(objections), frozenset(digests), read)
+    return CalibrationImages(name, sha256, len(paths), tuple(skipped), tuple(objections), tuple(paths), read)
 
 
 def _training_images(source: Path) -> Dataset:
@@ -122,7 +122,7 @@ def _from_video(source: Path, limit: int | None) -> CalibrationImages:
     sha256 = artifact.sha256(source)
     digest = _digest(f"{sha256}:{index}" for index in indices)
     objections, read = _too_few(len(indices)), partial(_reread, source, indices)
-    return CalibrationImages(source.resolve().name, digest, len(indices), tuple(skipped), tuple(objections), frozenset(), read)
+    return CalibrationImages(source.resolve().name, digest, len(indices), tuple(skipped), tuple(objections), (), read)
 
 
 def _differing(thumbnails: dict[int, np.ndarray], limit: int | None) -> list[int]:

@@ -66,10 +66,11 @@ def fastest(points: Sequence[Point], max_ap_drop: float) -> Point:
     """The fastest point within the budget, by INT8 share where nothing was timed; GateFailed where none is."""
     within = [point for point in points if point.ap_drop <= max_ap_drop]
     if not within:
-        best = min(points, key=lambda point: point.ap_drop)
+        best = min(points, key=lambda point: point.ap_drop, default=None)
+        words = best and f"; the best drops {best.ap_drop:.4f} with {best.int8_share:.0%} of the convolution in INT8"
         raise GateFailed(
-            f"no choice of layers keeps the AP drop within {max_ap_drop:g}; the best drops {best.ap_drop:.4f} with "
-            f"{best.int8_share:.0%} of the convolution in INT8: allow more, give more calibration images, or use fp16"
+            f"no choice of layers keeps the AP drop within {max_ap_drop:g}{words or ''}: "
+            "allow more, give more calibration images, or use fp16"
         )
     return min(within, key=lambda point: (point.latency_ms or 0.0, -point.int8_share, point.ap_drop))
 

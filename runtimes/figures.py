@@ -37,6 +37,7 @@ class Gates:
     usual_score_drift: float | None = None
 
 
+ANNOTATIONS = "annotations"
 FLOORS: dict[Precision, Gates] = {
     "fp32": Gates(max_ap_change=0.0005, usual_box_error=0.1, usual_score_drift=0.001, min_match=0.999),
     "fp16": Gates(max_ap_change=0.002, min_match=0.95),
@@ -257,6 +258,11 @@ class Report:
     unreadable: tuple[str, ...]
     truth: str
     min_score: float
+
+    @property
+    def annotated(self) -> bool:
+        """Whether AP is scored against annotations, not against the reference's own detections."""
+        return self.truth == ANNOTATIONS
 
     @property
     def failures(self) -> list[str]:

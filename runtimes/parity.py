@@ -18,6 +18,7 @@ from edgedet.data.dataset import Dataset, open_dataset
 from edgedet.detections import Detections
 from edgedet.errors import DataError, UsageError
 from edgedet.runtimes.figures import (
+    ANNOTATIONS,
     CandidateFigures,
     Comparison,
     Gates,
@@ -112,6 +113,9 @@ def _with_warnings(reference: Side, comparisons: Sequence[Comparison]) -> list[C
 
 def _slower(side: Side, others: Sequence[Side]) -> Iterator[str]:
     """A line where a wider file is faster here, naming the fastest such."""
+    if side.spec.encoding == "tensorrt" and side.runtime != "tensorrt":
+        yield f"{side.runtime} executes TensorRT's encoding as a reference for its arithmetic; its latency tells nothing"
+        return
     wider = [other for other in others if _place(other) == _place(side) and _width(other) > _width(side)]
     fastest = min(wider, key=lambda other: other.latency.p50_ms, default=None)
     if fastest and side.latency.p50_ms > SLOWER * fastest.latency.p50_ms:
@@ -196,7 +200,7 @@ def _compare_candidates(reference: Recording, other: Recording, min_score: float
 
 def _truth(dataset: Dataset, detections: Sequence[Detections]) -> tuple[Dataset | None, str]:
     """What AP is scored against, and in words; None where there is no object at all."""
-    words = "annotations"
+    words = ANNOTATIONS
     if not dataset.annotated:
         dataset = dataset.labelled_by([found[found.scores >= TRUTH_SCORE] for found in detections])
         words = f"the reference's detections with a score of at least {TRUTH_SCORE}"

@@ -11,12 +11,11 @@ import typer
 
 from edgedet import artifact, console
 from edgedet.cli import quantization
-from edgedet.errors import DataError
 
 if TYPE_CHECKING:
     from edgedet.calibration.images import CalibrationImages
     from edgedet.cli.quantization import Purpose, Quantized, Request
-    from edgedet.runtimes.figures import Report
+    from edgedet.runtimes.figures import Comparison, Report
 
 
 def command(
@@ -58,8 +57,8 @@ def command(
         ranges = quantization.ranges_of(base, spec, found, request, table or folder / f"{quantization.stem(model)}.ranges.json")
         quantized = quantization.quantize(model, ranges, found, request, scratch)
         report = measure(model, quantized, request, found, scratch)
-        quantized = annotate(quantized, report)
-        written = folder / f"{quantization.stem(model)}-{quantization.suffix(request.purpose)}.onnx"
+        quantized = annotate(quantized, report, model)
+        written = folder / quantized.path.name
         with artifact.writing(written) as (temporary,):
             temporary.write_bytes(quantized.path.read_bytes())
         if quantized.chosen is not None:
@@ -67,75 +66,79 @@ def command(
     quantized = replace(quantized, path=written)
     latency_ms = time_both(model, written, request.purpose)
     if json:
-        console.print_json(as_dict(quantized, report, latency_ms))
+        console.print_json(as_dict(quantized, latency_ms))
     else:
         show(quantized, report, latency_ms)
 
 
 def measure(model: Path, quantized: Quantized, request: Request, images: CalibrationImages, scratch: Path) -> Report:
-    """The final file against the FP32 one, on the data, or on the calibration images where there is none."""
+    """The final file in every runtime here that it is for against the FP32 one, on the data or the calibration images."""
     from edgedet.runtimes import parity
     from edgedet.runtimes.figures import Gates
     from edgedet.runtimes.recording import Target
 
-    runtime = quantization.judging_runtime(request.purpose)
-    data = request.data or _as_data(request.images, images, scratch)
+    runtimes = quantization.measuring_runtimes(request.purpose)
+    data = request.data or _as_folder(images, scratch)
+    split = quantization.validation_split(request.data) if request.data else None
     gates = Gates(max_ap_drop=request.max_ap_drop)
-    report = parity.validate(Target(model, runtime), [Target(quantized.path, runtime)], data, gates=gates)
+    files = [Target(quantized.path, runtime) for runtime in runtimes]
+    report = parity.validate(Target(model, runtimes[0]), files, data, split=split, gates=gates)
     report.require_gates()
     return report
 
 
-def _as_data(source: Path, images: CalibrationImages, scratch: Path) -> Path:
-    """The images as a data set: where they came from, or for a video its frames as files."""
+def _as_folder(images: CalibrationImages, scratch: Path) -> Path:
+    """A folder of just these images: links, or the frames of a video as files."""
     import cv2
 
-    from edgedet.data.dataset import open_dataset
-
-    try:
-        open_dataset(source)
-    except DataError:
-        folder = scratch / images.name
-        folder.mkdir()
-        for index, frame in enumerate(images):
-            cv2.imwrite(str(folder / f"{index:04d}.png"), frame)
-        return folder
-    return source
+    folder = scratch / images.name
+    folder.mkdir()
+    for index, path in enumerate(images.paths):
+        (folder / f"{index:05d}{path.suffix}").symlink_to(path.resolve())
+    for index, frame in enumerate(() if images.paths else images):
+        cv2.imwrite(str(folder / f"{index:05d}.png"), frame)
+    return folder
 
 
-def annotate(quantized: Quantized, report: Report) -> Quantized:
-    """The figures of the final measurement, written into the file's spec."""
+def annotate(quantized: Quantized, report: Report, model: Path) -> Quantized:
+    """The figures of the final measurement and the FP32 file's digest, written into the file's spec."""
     from edgedet.export import onnx_file
 
-    (comparison,) = report.comparisons
     figures = {
         "data": report.dataset,
         "images": report.images,
         "truth": report.truth,
-        "runtime": comparison.other.runtime,
-        "ap_drop": comparison.ap_drop,
-        "matched": comparison.match_rate,
-        "score_drift_mean": comparison.score_drift and comparison.score_drift.mean,
+        "runtimes": {comparison.other.runtime: _figures(comparison, report) for comparison in report.comparisons},
     }
-    spec = quantized.spec.with_provenance(verification=figures)
+    calibration = {**quantized.spec.provenance["calibration"], "parent_sha256": artifact.sha256(model)}
+    spec = quantized.spec.with_provenance(calibration=calibration, verification=figures)
     onnx_file.annotate(quantized.path, spec)
     return replace(quantized, spec=spec)
 
 
-def time_both(model: Path, path: Path, purpose: Purpose) -> tuple[float, float] | None:
-    """Median milliseconds of the FP32 and the INT8 file, each alone, in turns; None where only TensorRT runs the encoding."""
+def _figures(comparison: Comparison, report: Report) -> dict[str, float | None]:
+    """How far one runtime's answers lie from FP32's; ap_drop: None without annotations, where FP32 is right by definition."""
+    return {
+        "ap_drop": comparison.ap_drop if report.annotated else None,
+        "matched": comparison.match_rate,
+        "score_drift_mean": comparison.score_drift.mean if comparison.score_drift else None,
+    }
+
+
+def time_both(model: Path, path: Path, purpose: Purpose) -> dict[str, tuple[float, float]]:
+    """Median milliseconds of the FP32 and the INT8 file by runtime, each alone, in turns; none for TensorRT, not here."""
     from edgedet.runtimes import benchmark
     from edgedet.runtimes.recording import Target
 
     if purpose == "tensorrt":
-        return None
-    jobs = [
-        benchmark.Job(Target(file, quantization.judging_runtime(purpose)), runs=2 * quantization.TIMED_RUNS)
-        for file in (model, path)
-    ]
-    found = benchmark.gather(jobs, benchmark.run(jobs, turns=2))
-    before, after = (measurement.percentiles()["inference"]["p50"] for measurement in found)
-    return before, after
+        return {}
+    found = {}
+    for runtime in quantization.measuring_runtimes(purpose):
+        jobs = [benchmark.Job(Target(file, runtime), runs=quantization.TIMED_RUNS) for file in (model, path)]
+        measured = benchmark.gather(jobs, benchmark.run(jobs, turns=3))
+        before, after = (one.percentiles()["inference"]["p50"] for one in measured)
+        found[runtime] = before, after
+    return found
 
 
 def _write_plot(quantized: Quantized, path: Path, request: Request) -> None:
@@ -147,7 +150,7 @@ def _write_plot(quantized: Quantized, path: Path, request: Request) -> None:
         temporary.write_bytes(plot(quantized.points, quantized.chosen, request.max_ap_drop))
 
 
-def as_dict(quantized: Quantized, report: Report, latency_ms: tuple[float, float] | None) -> dict[str, Any]:
+def as_dict(quantized: Quantized, latency_ms: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
     """The result for JSON."""
     facts = quantized.spec.provenance
     return {
@@ -158,53 +161,58 @@ def as_dict(quantized: Quantized, report: Report, latency_ms: tuple[float, float
         "disagreement": quantized.disagreement,
         "calibration": facts["calibration"],
         "verification": facts["verification"],
-        "latency_ms": latency_ms and {"fp32": latency_ms[0], "int8": latency_ms[1]},
+        "latency_ms": {runtime: {"fp32": before, "int8": after} for runtime, (before, after) in latency_ms.items()},
         "points": [asdict(point) for point in quantized.points],
     }
 
 
-def show(quantized: Quantized, report: Report, latency_ms: tuple[float, float] | None) -> None:
+def show(quantized: Quantized, report: Report, latency_ms: Mapping[str, tuple[float, float]]) -> None:
     """Print what was written, how good it is, and what stays in float and why."""
-    (comparison,) = report.comparisons
     facts = quantized.spec.provenance["calibration"]
+    judged = ", ".join(f"{name} {value:.3f}" for name, value in quantized.disagreement.items())
     rows = [
-        ["encoding", f"{quantized.spec.encoding} (detections differ by {_judged(quantized.disagreement)})"],
+        ["encoding", f"{quantized.spec.encoding} (by rule alone detections differ by {judged})"],
+        ["detections differ by", f"{facts['disagreement']:.3f} of their scores"],
         ["ranges", f"{facts['method']}, {facts['images']['count']} images of {facts['images']['name']}"],
         ["convolution in INT8", f"{facts['int8_share_of_macs']:.1%} of the multiply-accumulates"],
-        [
-            "AP drop",
-            f"{_figure(comparison.ap_drop, '+.4f')} on {report.images} images of {report.dataset}, against {report.truth}",
-        ],
-        ["matched", _figure(comparison.match_rate, ".4f")],
-        ["score drift, mean", _figure(comparison.score_drift.mean if comparison.score_drift else None, "+.4f")],
-        ["latency", _timed(latency_ms, comparison.other.runtime)],
+        ["measured on", f"{report.images} images of {report.dataset}, against {report.truth}"],
     ]
-    if comparison.operating:
-        threshold = comparison.operating
-        rows.append(["score threshold", f"{threshold.other_threshold:.2f} for fp32's {threshold.reference_threshold:.2f}"])
-    console.print_table(["", "figure"], rows, title=f"{quantized.path}, against fp32 in {comparison.other.runtime}")
+    for comparison in report.comparisons:
+        rows += _rows(comparison, report, latency_ms.get(comparison.other.runtime))
+    console.print_table(["", "figure"], rows, title=f"{quantized.path}, against fp32")
     reasons: dict[str, list[str]] = {}
     for name, reason in facts["left_float"].items():
         reasons.setdefault(reason, []).append(name)
     if reasons:
         console.print_table(["left in float because", "layers"], [[r, ", ".join(names)] for r, names in reasons.items()])
-    if latency_ms and latency_ms[1] > latency_ms[0]:
+    for runtime, (before, after) in latency_ms.items():
+        if after > before:
+            console.say(
+                f"warning: INT8 is slower than fp32 in {runtime} on this machine; use fp32 there, "
+                "or let `edgedet export --precision auto` choose"
+            )
+    if facts["disagreement"] > quantization.NOTEWORTHY_DISAGREEMENT:
         console.say(
-            f"warning: INT8 is slower than fp32 in {comparison.other.runtime} on this machine; use fp32 here, "
-            "or let `edgedet export --precision auto` choose"
+            f"warning: detections differ by {facts['disagreement']:.2f} of their scores, which is much; "
+            f"try another --method than {facts['method']}, images like those it will see, or --data with --max-ap-drop"
         )
 
 
-def _judged(disagreement: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3f}" for name, value in disagreement.items())
+def _rows(comparison: Comparison, report: Report, latency_ms: tuple[float, float] | None) -> list[list[str]]:
+    """One runtime's lines of the table."""
+    runtime, figures = comparison.other.runtime, _figures(comparison, report)
+    drop = "not measured: give annotated images as --data" if figures["ap_drop"] is None else f"{figures['ap_drop']:+.4f}"
+    matched = f"{_figure(figures['matched'], '.4f')}, scores drift by {_figure(figures['score_drift_mean'], '+.4f')}"
+    rows = [[f"{runtime}: AP drop", drop], ["matched", matched]]
+    if comparison.operating:
+        threshold = comparison.operating
+        rows.append(["score threshold", f"{threshold.other_threshold:.2f} for fp32's {threshold.reference_threshold:.2f}"])
+    timed = "not measured: no TensorRT runs here"
+    if latency_ms is not None:
+        before, after = latency_ms
+        timed = f"{after:.1f} ms, fp32 {before:.1f} ms: {after / before:.2f} times"
+    return [*rows, ["latency", timed]]
 
 
 def _figure(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
-
-
-def _timed(latency_ms: tuple[float, float] | None, runtime: str) -> str:
-    if latency_ms is None:
-        return "not measured: no TensorRT runs here"
-    before, after = latency_ms
-    return f"{after:.1f} ms, fp32 {before:.1f} ms in {runtime}: {after / before:.2f} times"

@@ -41,13 +41,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latency takes processes of their own, seconds each."""
-    monkeypatch.setattr(calibrate, "time_both", lambda model, path, purpose: (2.0, 1.0))
+    monkeypatch.setattr(calibrate, "time_both", lambda model, path, purpose: {"onnxruntime": (2.0, 1.0)})
 
 
 @pytest.fixture
 def quick(untimed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime loads the tiny file in a tenth of OpenVINO's time, and each call loads a dozen."""
-    monkeypatch.setattr(quantization, "judging_runtime", lambda purpose: "onnxruntime")
+    monkeypatch.setattr(quantization, "measuring_runtimes", lambda purpose: ("onnxruntime",))
 
 
 def refused(ended: Ended, *words: str) -> None:
@@ -81,29 +81,32 @@ def test_the_file_carries_how_it_was_made_and_how_good_it_is(
     assert facts["images"]["name"] == "photos"
     assert (facts["images"]["count"], facts["images"]["skipped"]) == (40, 0)
     assert facts["images"]["objections"] == []
-    assert set(facts["left_float"]) == {"depthwise", "score", "box"}
+    assert set(facts["left_float"]) == {"depthwise", "score", "box", "narrow"}
+    assert facts["left_float"]["narrow"].startswith("measured: in INT8 it causes")
     assert all(len(reason) > 20 for reason in facts["left_float"].values())
-    assert facts["int8_share_of_macs"] == pytest.approx(0.981, abs=0.001)
+    assert facts["int8_share_of_macs"] == pytest.approx(0.9436, abs=0.001)
     # The spelling that measured better is the one in the file.
     assert set(result["disagreement"]) == {"cpu", "cpu-asymmetric"}
     assert result["encoding"] == min(result["disagreement"], key=result["disagreement"].get)
-    assert facts["disagreement"] == pytest.approx(min(result["disagreement"].values()), abs=1e-3)
+    assert facts["disagreement"] < 0.9 * min(result["disagreement"].values())
     assert 0 < facts["disagreement"] < 0.15
     figures = spec.provenance["verification"]
     assert figures["images"] == 40
     assert "reference's detections" in figures["truth"]
-    assert abs(figures["ap_drop"]) < 0.1
-    assert figures["matched"] > 0.9
-    assert result["latency_ms"] == {"fp32": 2.0, "int8": 1.0}
+    assert set(figures["runtimes"]) >= {"onnxruntime"}
+    for measured in figures["runtimes"].values():
+        assert measured["ap_drop"] is None  # nothing was annotated
+        assert measured["matched"] > 0.9
+    assert result["latency_ms"] == {"onnxruntime": {"fp32": 2.0, "int8": 1.0}}
 
 
 def test_people_read_what_was_written_what_stays_in_float_and_why(
     edgedet_cli: Cli, model: Path, photos: Path, quick, monkeypatch
 ):
-    monkeypatch.setattr(calibrate, "time_both", lambda model, path, purpose: (1.0, 2.0))
+    monkeypatch.setattr(calibrate, "time_both", lambda model, path, purpose: {"onnxruntime": (1.0, 2.0)})
     ended = edgedet_cli("calibrate", model, "--images", photos)
     assert ended.code == 0, ended.err
-    for word in ("tiny-int8.onnx", "40 images of photos", "98.1%", "left in float because", "score, box", "2.00 times"):
+    for word in ("tiny-int8.onnx", "40 images of photos", "94.4%", "left in float because", "score, box", "2.00 times"):
         assert word in ended.out
     assert "warning: INT8 is slower than fp32" in ended.err
     assert names(model.parent) == ["tiny-fp32.onnx", "tiny-int8.onnx", "tiny.ranges.json"]
@@ -307,8 +310,8 @@ def test_the_tensorrt_encoding_is_judged_in_onnxruntime_and_passes_its_rules(
     ended = edgedet_cli("calibrate", model, "--images", photos, "--for", "tensorrt", "--json")
     assert ended.code == 0, ended.err
     result = json.loads(ended.out)
-    assert result["latency_ms"] is None
-    assert result["verification"]["runtime"] == "onnxruntime"
+    assert result["latency_ms"] == {}
+    assert list(result["verification"]["runtimes"]) == ["onnxruntime"]
     assert "stem" in result["calibration"]["left_float"]
     path = tmp_path / "tiny-int8-tensorrt.onnx"
     found, spec = onnx_file.read(path)
@@ -380,7 +383,7 @@ def test_layers_are_left_in_float_until_the_budget_is_kept_and_the_plot_shows_it
     best = min(within, key=lambda point: point["latency_ms"])
     assert set(result["calibration"]["left_float"]) == set(best["left_float"])
     assert result["verification"]["truth"] == "annotations"
-    assert result["verification"]["ap_drop"] == pytest.approx(best["ap_drop"], abs=0.01)
+    assert result["verification"]["runtimes"]["onnxruntime"]["ap_drop"] == pytest.approx(best["ap_drop"], abs=0.01)
     picture = cv2.imread(str(tmp_path / "out/tiny-int8.png"))
     assert picture is not None
 
@@ -411,6 +414,6 @@ def test_the_embedded_detector_keeps_the_budget_on_photos(
     assert ended.code == 0, ended.err
     result = json.loads(ended.out)
     assert names(tmp_path) == ["street-int8.onnx", "street-int8.png", "street.ranges.json"]
-    assert result["verification"]["ap_drop"] <= 0.02
+    assert result["verification"]["runtimes"]["onnxruntime"]["ap_drop"] <= 0.02
     assert result["calibration"]["int8_share_of_macs"] > 0.5
-    assert result["latency_ms"]["int8"] > 0
+    assert all(milliseconds["int8"] > 0 for milliseconds in result["latency_ms"].values())
