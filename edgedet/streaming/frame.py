@@ -1,8 +1,11 @@
-"""Frame: one picture of a stream, with the time it was taken."""
+"""What a stream gives: frames, each with the time it was taken, and between them events."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +17,27 @@ class Frame:
     image: (H, W, 3) uint8 BGR. index: counts from 0 what the source gave, so a
     gap is a dropped frame. time_s: when it was captured, in seconds: from the
     start of a file, or since 1970 for a live source, on a clock that never
-    jumps. source: the file, image or camera it came from.
+    jumps. source: the file, image or camera it came from. read_s: when it was
+    read here, on `time.monotonic`.
     """
 
     image: np.ndarray
     index: int
     time_s: float
     source: str
+    read_s: float = field(default_factory=time.monotonic, compare=False)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened on a stream beside its frames.
+
+    kind: `online`, `offline` (detail: reason), `resized` (detail: size_hw),
+    `enter` and `leave` (a zone), `cross` (a line). time_s: on the clock of the
+    stream's frames. detail: plain values, as JSON has them.
+    """
+
+    kind: str
+    stream: str
+    time_s: float
+    detail: Mapping[str, Any] = field(default_factory=dict)

@@ -10,18 +10,22 @@ from typing import Protocol
 from edgedet import artifact
 from edgedet.detections import Detections
 from edgedet.errors import OutputError
-from edgedet.streaming.frame import Frame
+from edgedet.streaming.frame import Event, Frame
 
 
 class Sink(Protocol):
     """Takes what a stream finds. Making one opens it, so a place that cannot be written is known before any work.
 
-    Leaving its context closes it; leaving twice does no harm.
+    Every file of this folder is a kind of sink: its `open(target, classes=…,
+    fps=…)` makes one. Leaving its context closes it; leaving twice does no harm.
     """
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Take one frame and its objects."""
         ...
+
+    def notice(self, event: Event) -> None:
+        """Take what happened between frames; most sinks have no place for it."""
 
     def __enter__(self) -> Sink: ...
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...

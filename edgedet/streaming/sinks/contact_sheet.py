@@ -15,13 +15,13 @@ from edgedet.errors import OutputError, UsageError
 from edgedet.letterbox import Letterbox
 from edgedet.streaming.frame import Frame
 from edgedet.streaming.overlay import draw
-from edgedet.streaming.sinks.base import PendingFile
+from edgedet.streaming.sinks.base import PendingFile, Sink
 
 COLUMNS, ROWS, GAP = 3, 4, 6
 TILE_WIDTH = 480
 
 
-class ContactSheetSink:
+class ContactSheetSink(Sink):
     """Writes twelve annotated frames, evenly spaced over however long the stream was, as one PNG at its end.
 
     Tiles have the shape of the first frame; frames of another shape are fitted into it.

@@ -12,10 +12,10 @@ from edgedet import artifact
 from edgedet.detections import Detections
 from edgedet.streaming.frame import Frame
 from edgedet.streaming.overlay import class_name
-from edgedet.streaming.sinks.base import PendingFile
+from edgedet.streaming.sinks.base import PendingFile, Sink
 
 
-class JsonLinesSink:
+class JsonLinesSink(Sink):
     """Writes one JSON object a frame; `record` says what is in it."""
 
     def __init__(self, path: Path, *, classes: Sequence[str]) -> None:

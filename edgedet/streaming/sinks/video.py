@@ -15,13 +15,13 @@ from edgedet.letterbox import Letterbox
 from edgedet.streaming.frame import Frame
 from edgedet.streaming.overlay import Annotator
 from edgedet.streaming.quiet import quiet_opencv
-from edgedet.streaming.sinks.base import PendingFile
+from edgedet.streaming.sinks.base import PendingFile, Sink
 from edgedet.streaming.sources.base import open_capture
 
 _CODECS = ("avc1", "mp4v")  # H.264, which browsers play, where this OpenCV can encode it
 
 
-class VideoSink:
+class VideoSink(Sink):
     """Writes frames with their objects drawn, at a constant rate.
 
     fps: of the file, None for 25. Where frames come slower than that, the last

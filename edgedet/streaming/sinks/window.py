@@ -13,11 +13,12 @@ from edgedet.detections import Detections
 from edgedet.errors import OutputError
 from edgedet.streaming.frame import Frame
 from edgedet.streaming.overlay import Annotator
+from edgedet.streaming.sinks.base import Sink
 
 _ESCAPE = 27
 
 
-class WindowSink:
+class WindowSink(Sink):
     """Shows frames with their objects; `closed` once the viewer pressed q or Esc, or closed the window.
 
     Windows belong to the main thread: write to it from the loop over
