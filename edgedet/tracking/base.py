@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 from edgedet import plugins
 from edgedet.detections import Detections
 from edgedet.errors import UsageError
 
-_PARTS = {"base", "kalman", "assignment"}
+_PARTS = {"base", "kalman", "assignment", "camera_motion", "mot", "zones"}
 
 
 class Tracker(Protocol):
@@ -16,6 +19,15 @@ class Tracker(Protocol):
 
     def update(self, detections: Detections, time_s: float) -> Detections:
         """The tracked ones of these objects, with track_ids; time_s is when the frame was captured, in seconds."""
+        ...
+
+
+@runtime_checkable
+class SeeingTracker(Tracker, Protocol):
+    """A tracker that looks at the pictures too."""
+
+    def see(self, image: np.ndarray) -> None:
+        """Look at the picture, (H, W, 3) uint8 BGR, in which the objects of the next `update` were found."""
         ...
 
 
@@ -33,3 +45,17 @@ def create(name: str, *, min_score: float | None = None) -> Tracker:
     if name not in names():
         raise UsageError(f"no tracker named {name!r}; there are: {', '.join(names())}")
     return plugins.find("edgedet.tracking", name).create(min_score=min_score)
+
+
+def above(detections: Detections, min_score: float) -> Detections:
+    """The detections whose score is min_score or more."""
+    wanted = detections.scores >= min_score
+    return detections if wanted.all() else detections[wanted]
+
+
+def tracked(detections: Detections, ids: np.ndarray) -> Detections:
+    """The detections whose id, of (N,), is above zero, with these ids."""
+    wanted = ids > 0
+    if wanted.all():
+        return replace(detections, track_ids=ids)
+    return replace(detections[wanted], track_ids=ids[wanted])

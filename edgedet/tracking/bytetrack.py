@@ -7,16 +7,16 @@ ids are counted at confirmation, so that noise uses none up.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
-from edgedet.boxes import iou_matrix
 from edgedet.detections import Detections
-from edgedet.tracking.assignment import assign
+from edgedet.tracking.assignment import overlapping, pair
+from edgedet.tracking.base import above, tracked
 from edgedet.tracking.kalman import BoxMotion
 
 _UNCONFIRMED = 0  # in place of an id
+# seen_s: when it was last detected; lost: not detected in the latest frame.
+_TRACK = np.dtype([("id", np.int64), ("label", np.int32), ("seen_s", np.float64), ("lost", bool)])
 
 
 def create(*, min_score: float | None = None) -> ByteTrack:
@@ -54,94 +54,90 @@ class ByteTrack:
             another_class_iou,
         )
         self._motion = BoxMotion()
-        self._ids = np.zeros(0, np.int64)
-        self._labels = np.zeros(0, np.int32)
-        self._seen_s = np.zeros(0)  # when each was last detected
-        self._lost = np.zeros(0, bool)  # not detected in the latest frame
+        self._tracks = np.zeros(0, _TRACK)
         self._time_s: float | None = None
         self._last_id = 0
 
     def __len__(self) -> int:
         """How many tracks are remembered, lost ones included."""
-        return len(self._ids)
+        return len(self._tracks)
 
     def update(self, detections: Detections, time_s: float) -> Detections:
         """Those detections that belong to a confirmed track, boxes as detected, with their track_ids.
 
         A track is confirmed when it is seen in two frames running, or in the very first one.
         """
-        detections = detections[detections.scores >= self.low_score]
+        detections = above(detections, self.low_score)
         first = self._time_s is None
         self._advance(time_s)
         high = detections.scores >= self.high_score
         owners = self._associate(detections, high)
         self._correct(detections, owners, time_s)
         started = high & (owners < 0)
-        ids = np.where(owners >= 0, self._ids[owners], 0) if len(self) else np.zeros(len(owners), np.int64)
+        ids = self._tracks["id"][owners] if len(self) else np.zeros(len(owners), np.int64)
+        ids[owners < 0] = _UNCONFIRMED
         if first:
             ids[started] = self._next_ids(int(started.sum()))
-        self._forget()
-        self._start(detections[started], ids[started], time_s)
-        return replace(detections[ids > 0], track_ids=ids[ids > 0])
+        self._keep((self._tracks["id"] != _UNCONFIRMED) | ~self._tracks["lost"])  # noise is not remembered
+        self._start(detections, np.flatnonzero(started), ids, time_s)
+        return tracked(detections, ids)
 
     def _advance(self, time_s: float) -> None:
         """Predict every track to the frame's time, free those lost too long."""
         elapsed_s = 0.0 if self._time_s is None else max(time_s - self._time_s, 0.0)
         self._time_s = time_s
-        self._seen_s = np.minimum(self._seen_s, time_s)  # a clock set back must not keep lost tracks alive
-        self._keep(time_s - self._seen_s <= self.lost_s)
+        seen_s = self._tracks["seen_s"]
+        np.minimum(seen_s, time_s, out=seen_s)  # a clock set back must not keep lost tracks alive
+        self._keep(time_s - seen_s <= self.lost_s)
         self._motion.predict(elapsed_s)
 
     def _associate(self, detections: Detections, high: np.ndarray) -> np.ndarray:
         """(N,) index of the track each detection continues, or -1."""
-        owners = np.full(len(detections), -1)
-        free = np.ones(len(self), bool)
-        similarity = iou_matrix(self._motion.boxes, detections.boxes)
-        another_class = self._labels[:, None] != detections.labels[None]
-        similarity[another_class & (similarity < self.another_class_iou)] = 0
-        confirmed = self._ids != _UNCONFIRMED
+        owners, free = np.full(len(detections), -1), np.ones(len(self), bool)
+        rows, columns, iou = overlapping(self._motion.boxes, detections.boxes)
+        minimum = np.where(self._tracks["label"][rows] == detections.labels[columns], 0.0, self.another_class_iou)
+        likeness = self._likeness(detections, rows, columns, iou)
+        confirmed = self._tracks["id"] != _UNCONFIRMED
         stages = (
-            (confirmed, high, self.first_iou),
-            (confirmed & ~self._lost, ~high, self.second_iou),
-            (~confirmed, high, self.new_iou),
+            (confirmed, high, likeness, self.first_iou),
+            (confirmed & ~self._tracks["lost"], ~high, iou, self.second_iou),
+            (~confirmed, high, likeness, self.new_iou),
         )
-        for candidates, wanted, min_iou in stages:
-            tracks, objects = np.flatnonzero(candidates & free), np.flatnonzero(wanted & (owners < 0))
-            rows, columns = assign(similarity[np.ix_(tracks, objects)], min_iou)
-            owners[objects[columns]] = tracks[rows]
-            free[tracks[rows]] = False
+        for candidates, wanted, worth, min_worth in stages:
+            tracks, objects = candidates & free, wanted & (owners < 0)
+            possible = np.flatnonzero(tracks[rows] & objects[columns] & (worth >= np.maximum(minimum, min_worth)))
+            chosen = possible[pair(rows[possible], columns[possible], worth[possible])]
+            owners[columns[chosen]] = rows[chosen]
+            free[rows[chosen]] = False
         return owners
+
+    def _likeness(self, detections: Detections, rows: np.ndarray, columns: np.ndarray, iou: np.ndarray) -> np.ndarray:
+        """(P,) how well each pair of a track and a high-scoring detection fits, in [0, 1]; called once a frame."""
+        return iou
 
     def _correct(self, detections: Detections, owners: np.ndarray, time_s: float) -> None:
         """Take what was seen into the tracks; confirm those seen for the second time."""
-        seen = owners[owners >= 0]
-        self._motion.correct(seen, detections.boxes[owners >= 0])
-        self._labels[seen] = detections.labels[owners >= 0]
-        self._seen_s[seen] = time_s
-        self._lost[:] = True
-        self._lost[seen] = False
-        confirmed_now = seen[self._ids[seen] == _UNCONFIRMED]
-        self._ids[confirmed_now] = self._next_ids(len(confirmed_now))
+        objects = np.flatnonzero(owners >= 0)
+        seen, tracks = owners[objects], self._tracks
+        self._motion.correct(seen, detections.boxes[objects])
+        tracks["lost"] = True
+        tracks["lost"][seen], tracks["seen_s"][seen], tracks["label"][seen] = False, time_s, detections.labels[objects]
+        confirmed_now = seen[tracks["id"][seen] == _UNCONFIRMED]
+        tracks["id"][confirmed_now] = self._next_ids(len(confirmed_now))
 
-    def _forget(self) -> None:
-        """Drop the unconfirmed tracks that were not seen again."""
-        self._keep((self._ids != _UNCONFIRMED) | ~self._lost)
-
-    def _start(self, detections: Detections, ids: np.ndarray, time_s: float) -> None:
-        """Begin a track for each detection."""
-        count = len(detections)
-        self._motion.append(detections.boxes)
-        self._ids = np.concatenate([self._ids, ids])
-        self._labels = np.concatenate([self._labels, detections.labels])
-        self._seen_s = np.concatenate([self._seen_s, np.full(count, time_s)])
-        self._lost = np.concatenate([self._lost, np.zeros(count, bool)])
+    def _start(self, detections: Detections, objects: np.ndarray, ids: np.ndarray, time_s: float) -> None:
+        """Begin a track for each of the objects (M,), with its id of (N,)."""
+        if len(objects):
+            self._motion.append(detections.boxes[objects])
+            started = np.zeros(len(objects), _TRACK)
+            started["id"], started["label"], started["seen_s"] = ids[objects], detections.labels[objects], time_s
+            self._tracks = np.concatenate([self._tracks, started])
 
     def _keep(self, mask: np.ndarray) -> None:
+        """Forget the tracks where the (T,) mask is False."""
         if not mask.all():
             self._motion.keep(mask)
-            self._ids, self._labels, self._seen_s, self._lost = (
-                array[mask] for array in (self._ids, self._labels, self._seen_s, self._lost)
-            )
+            self._tracks = self._tracks[mask]
 
     def _next_ids(self, count: int) -> np.ndarray:
         """(count,) ids never given before by this tracker, from 1 on."""

@@ -1,0 +1,168 @@
+"""SORT: simple online and realtime tracking (Bewley et al., ICIP 2016, arXiv:1602.00763).
+
+Frame by frame as published, noise and all, so that it gives the published
+figures. Departures, none of which shows on a complete sequence of one class:
+where frames were dropped, motion goes on by as many frames as are missing;
+objects of different classes are never paired; ids are counted when a track is
+first shown.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from statistics import median
+
+import numpy as np
+
+from edgedet.detections import Detections
+from edgedet.tracking.assignment import overlapping, pair
+from edgedet.tracking.base import above
+from edgedet.tracking.kalman import Motion
+
+_NOT_SHOWN = 0  # in place of an id
+# streak: detected frames in a row, without the first one; missed: frames since the last detected one.
+_TRACK = np.dtype([("id", np.int64), ("label", np.int32), ("streak", np.int64), ("missed", np.int64)])
+MAX_STEPS = 30  # frames; after a longer gap nothing is known of an object
+
+
+def create(*, min_score: float | None = None) -> Sort:
+    """A SORT with the published settings, of all objects or those from min_score on."""
+    return Sort() if min_score is None else Sort(min_score=min_score)
+
+
+class Sort:
+    """Tracks of one stream.
+
+    min_score: objects below are ignored. max_age: how many frames in a row a
+    track may go undetected. min_hits: a track is shown from that many detected
+    frames in a row after its first one on; while the stream is no older than
+    that, at once. min_iou: of a pair.
+    """
+
+    def __init__(self, *, min_score: float = 0.0, max_age: int = 1, min_hits: int = 3, min_iou: float = 0.3) -> None:
+        self.min_score, self.max_age, self.min_hits, self.min_iou = min_score, max_age, min_hits, min_iou
+        self._motion, self._steps = AreaMotion(), FrameSteps()
+        self._tracks = np.zeros(0, _TRACK)
+        self._frames, self._last_id = 0, 0
+
+    def __len__(self) -> int:
+        """How many tracks are remembered."""
+        return len(self._tracks)
+
+    def update(self, detections: Detections, time_s: float) -> Detections:
+        """The objects whose track is shown, with its id and the box that the filter estimates."""
+        detections = above(detections, self.min_score)
+        self._frames += 1
+        self._predict(self._steps.since_last(time_s))
+        tracks, objects = self._associate(detections)
+        self._correct(tracks, detections[objects])
+        new = np.ones(len(detections), bool)
+        new[objects] = False
+        seen = np.full(len(self), -1)  # (T,) the object that each track continues with
+        seen[tracks] = objects
+        self._start(detections[new])
+        found = self._shown(detections, np.concatenate([seen, np.flatnonzero(new)]))
+        self._keep(self._tracks["missed"] <= self.max_age)
+        return found
+
+    def _predict(self, steps: int) -> None:
+        """Move every track to this frame; drop those that have shrunk to nothing."""
+        for _ in range(steps):
+            self._motion.predict()
+        self._tracks["streak"][self._tracks["missed"] > 0] = 0
+        self._tracks["missed"] += 1
+        self._keep((self._motion.state[0, 2:] > 0).all(axis=0))
+
+    def _associate(self, detections: Detections) -> tuple[np.ndarray, np.ndarray]:
+        """(M,) tracks and (M,) objects of the pairing of the greatest total IoU; those below the minimum are then rejected."""
+        rows, columns, iou = overlapping(self._motion.boxes, detections.boxes)
+        possible = np.flatnonzero(self._tracks["label"][rows] == detections.labels[columns])
+        chosen = possible[pair(rows[possible], columns[possible], iou[possible])]
+        chosen = chosen[iou[chosen] >= self.min_iou]
+        return rows[chosen], columns[chosen]
+
+    def _correct(self, tracks: np.ndarray, found: Detections) -> None:
+        """Take what was seen, (M,) objects, into their (M,) tracks."""
+        self._motion.correct(tracks, found.boxes)
+        self._tracks["streak"][tracks] += 1
+        self._tracks["missed"][tracks] = 0
+
+    def _start(self, found: Detections) -> None:
+        """Begin a track for each object."""
+        if len(found):
+            self._motion.append(found.boxes)
+            started = np.zeros(len(found), _TRACK)
+            started["label"] = found.labels
+            self._tracks = np.concatenate([self._tracks, started])
+
+    def _shown(self, detections: Detections, seen: np.ndarray) -> Detections:
+        """The objects of the tracks detected now and often enough, in the objects' order."""
+        tracks = self._tracks
+        proven = np.flatnonzero((seen >= 0) & ((tracks["streak"] >= self.min_hits) | (self._frames <= self.min_hits)))
+        proven = proven[np.argsort(seen[proven])]
+        first = proven[tracks["id"][proven] == _NOT_SHOWN]
+        tracks["id"][first] = np.arange(self._last_id + 1, self._last_id + 1 + len(first))
+        self._last_id += len(first)
+        boxes = self._motion.boxes[proven].astype(np.float32)
+        return replace(detections[seen[proven]], boxes=boxes, track_ids=tracks["id"][proven])
+
+    def _keep(self, mask: np.ndarray) -> None:
+        if not mask.all():
+            self._motion.keep(mask)
+            self._tracks = self._tracks[mask]
+
+
+class AreaMotion(Motion):
+    """SORT's filter: centre x, centre y, area, width / height; the last has no velocity. Time is in frames."""
+
+    measured_var = np.array([[1.0], [1.0], [10.0], [10.0]])
+    start_var, start_velocity_var = np.full((4, 1), 10.0), np.array([[1e4], [1e4], [1e4], [0.0]])
+    position_noise, velocity_noise = np.ones((4, 1)), np.array([[1e-2], [1e-2], [1e-4], [0.0]])
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """(T, 4) float64 xyxy, pixels."""
+        x, y, area, ratio = self.state[0]
+        width = np.sqrt(area * ratio)
+        height = area / width
+        return np.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2]).T
+
+    def predict(self) -> None:
+        """Move every track on by one frame; an area stops before it shrinks to nothing."""
+        area, area_velocity = self.state[0, 2], self.state[1, 2]
+        area_velocity[area + area_velocity <= 0] = 0
+        self.move(1.0, self.position_noise, np.zeros((4, 1)), self.velocity_noise)
+
+    def correct(self, index: np.ndarray, boxes: np.ndarray) -> None:
+        """Pull the tracks at `index` (M,) towards the detected boxes: (M, 4) xyxy, pixels."""
+        self.pull(index, _measured(boxes), self.measured_var)
+
+    def append(self, boxes: np.ndarray) -> None:
+        """Add tracks at rest on the boxes (M, 4) xyxy, of unknown speed."""
+        self.add(_measured(boxes), self.start_var, self.start_velocity_var)
+
+
+class FrameSteps:
+    """How many frames have passed, told from the frames' times: one, and more where some were dropped."""
+
+    def __init__(self) -> None:
+        self._time_s: float | None = None
+        self._intervals_s: deque[float] = deque(maxlen=30)
+
+    def since_last(self, time_s: float) -> int:
+        """Frames since the last call, by what the interval usually is; one where the clock stood still or was set back."""
+        elapsed_s = 0.0 if self._time_s is None else time_s - self._time_s
+        self._time_s = time_s
+        if not elapsed_s > 0:
+            return 1
+        self._intervals_s.append(elapsed_s)
+        return int(min(max(round(elapsed_s / median(self._intervals_s)), 1), MAX_STEPS))
+
+
+def _measured(boxes: np.ndarray) -> np.ndarray:
+    """(M, 4) xyxy to (4, M) float64 centre x, centre y, area, width / height; an empty box counts as a pixel wide."""
+    left, top, right, bottom = boxes.T.astype(np.float64)
+    width, height = right - left, bottom - top
+    width, height = np.where(width > 0, width, 1.0), np.where(height > 0, height, 1.0)
+    return np.stack([left + width / 2, top + height / 2, width * height, width / height])
