@@ -20,7 +20,7 @@ FOLDERS = {"export": ROOT / "export", "runtimes": ROOT / "runtimes", "calibratio
 TORCH_MODULES = {"edgedet.export.graph", "edgedet.export.suppression", "edgedet.export.to_onnx"}
 TORCH_PACKAGES = ("edgedet.models", "edgedet.training")
 EXTRAS = ["torch", "onnx", "onnxscript", "onnxsim", "openvino", "scipy", "matplotlib", "jinja2", "safetensors"]
-EXTRAS += ["lightning_fabric", "faster_coco_eval", "defusedxml", "yaml"]
+EXTRAS += ["lightning_fabric", "faster_coco_eval", "defusedxml", "yaml", "paho", "starlette", "uvicorn", "prometheus_client"]
 
 # Layer → the layers of edgedet it may import. Core is everything directly below `edgedet`.
 ALLOWED = {
@@ -125,7 +125,7 @@ def test_a_built_wheel_holds_every_module_and_data_file(wheel: Path):
     wanted = set()
     for package in PACKAGES:
         for path in folder_of(package).glob("*"):
-            if path.suffix in (".py", ".safetensors", ".html", ".json", ".md"):
+            if path.suffix in (".py", ".safetensors", ".html", ".css", ".js", ".json", ".md"):
                 wanted.add(f"{package.replace('.', '/')}/{path.name}")
     assert wanted <= inside, sorted(wanted - inside)
 

@@ -49,6 +49,10 @@ EXTRAS = {
     "matplotlib": "eval",
     "jinja2": "eval",
     "defusedxml": "eval",
+    "starlette": "web",
+    "uvicorn": "web",
+    "prometheus_client": "web",
+    "paho": "mqtt",
 }
 """Library → the extra that brings it."""
 

@@ -13,7 +13,8 @@ class Channel(Generic[Item]):
     """A bounded queue: one thread puts, another iterates.
 
     size: most items waiting; None for no bound. when_full: `wait` loses
-    nothing; `drop-oldest` never makes the sender wait.
+    nothing; `drop-oldest` never makes the sender wait. dropped: how many items
+    made room for newer ones.
     """
 
     def __init__(self, size: int | None = None, *, when_full: Literal["wait", "drop-oldest"] = "wait") -> None:
@@ -22,12 +23,14 @@ class Channel(Generic[Item]):
         self._changed = threading.Condition()
         self._closed = self._cancelled = False
         self._error: BaseException | None = None
+        self.dropped = 0
 
     def put(self, item: Item) -> bool:
         """Send an item, waiting for room; False when the receiver wants no more."""
         with self._changed:
             self._changed.wait_for(lambda: self._cancelled or self._size is None or len(self._items) < self._size)
             if not self._cancelled:
+                self.dropped += len(self._items) == self._items.maxlen
                 self._items.append(item)
                 self._changed.notify_all()
             return not self._cancelled

@@ -158,7 +158,7 @@ def fill(sink, image, count):
 
 def test_a_full_disk_is_an_error_and_leaves_nothing(small_disk):
     noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
-    with pytest.raises(OutputError, match=r"out\.mp4: .*disk full"):
+    with pytest.raises(OutputError, match=r"out\.mp4: .*disk is full"):
         fill(VideoSink(small_disk / "out.mp4", classes=["a", "b"], fps=10), noise, 60)
     assert list(small_disk.iterdir()) == []
     with pytest.raises(OutputError, match=r"out\.jsonl: cannot be written: the disk is full"):

@@ -99,7 +99,7 @@ def test_ctrl_c_keeps_what_was_written_and_sums_up(yolox_nano_pth, people_mp4, t
     process = subprocess.Popen(
         [*command, "--jsonl", str(lines), "--save", str(video)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while process.poll() is None and not any(path.stat().st_size for path in tmp_path.glob(".edgedet-*/out.mp4")):
+    while process.poll() is None and not any(path.stat().st_size for path in tmp_path.glob("out.part.mp4")):
         time.sleep(0.1)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)

@@ -1,23 +1,25 @@
-"""What a sink is, and the file a sink writes: whole at its place, or not there at all."""
+"""What a sink is, and how one is opened from its kind and its target."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol
 
-from edgedet import artifact
+from edgedet import plugins
 from edgedet.detections import Detections
-from edgedet.errors import OutputError
+from edgedet.errors import UsageError
 from edgedet.streaming.frame import Event, Frame
+
+_PARTS = {"base", "fragments", "outbox", "output"}
 
 
 class Sink(Protocol):
     """Takes what a stream finds. Making one opens it, so a place that cannot be written is known before any work.
 
     Every file of this folder is a kind of sink: its `open(target, classes=…,
-    fps=…)` makes one. Leaving its context closes it; leaving twice does no harm.
+    fps=…, live=…)` makes one. Leaving its context closes it; leaving twice
+    does no harm. One that sends to a server counts what it gave up in `dropped`.
     """
 
     def write(self, frame: Frame, detections: Detections) -> None:
@@ -26,29 +28,26 @@ class Sink(Protocol):
 
     def notice(self, event: Event) -> None:
         """Take what happened between frames; most sinks have no place for it."""
+        return
 
     def __enter__(self) -> Sink: ...
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
 
-class PendingFile:
-    """A file written under a temporary path, moved to its place when it is finished."""
+def kinds() -> list[str]:
+    """The kinds of sink there are: every file of this folder that is no part of another."""
+    return [name for name in plugins.names("edgedet.streaming.sinks") if name not in _PARTS]
 
-    def __init__(self, target: Path) -> None:
-        if target.is_dir():
-            raise OutputError(f"{target}: is a folder; name a file in it")
-        self.target = target
-        self._writing = ExitStack()
-        (self.path,) = self._writing.enter_context(artifact.writing(target))
 
-    def finish(self, error: BaseException | None) -> None:
-        """Move the file to its place; drop it when an error ended the stream, or nothing was ever written.
+def open_sink(kind: str, target: str, *, classes: Sequence[str], fps: float | None, live: bool = False) -> Sink:
+    """The open sink of this kind.
 
-        Ctrl-C and a consumer that stops early are no errors: what there is by then is kept.
-        """
-        if isinstance(error, Exception):
-            self._writing.__exit__(type(error), error, None)
-        elif not self.path.exists():
-            self._writing.__exit__(GeneratorExit, GeneratorExit(), None)
-        else:
-            self._writing.close()
+    target: where it writes: a file, a folder, an address, a window's title.
+    classes: names, in label order. fps: nominal rate of the frames, None where
+    unknown. live: the stream has no end of its own (`Source.live`): its files
+    stand under their own names from the first frame on, see
+    docs/decisions/0006-stream-outputs.md.
+    """
+    if kind not in kinds():
+        raise UsageError(f"no sink named {kind!r}; there are: {', '.join(kinds())}")
+    return plugins.find("edgedet.streaming.sinks", kind).open(target, classes=classes, fps=fps, live=live)

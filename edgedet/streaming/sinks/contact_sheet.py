@@ -9,16 +9,21 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from edgedet import artifact
 from edgedet.detections import Detections
 from edgedet.errors import OutputError, UsageError
 from edgedet.letterbox import Letterbox
 from edgedet.streaming.frame import Frame
 from edgedet.streaming.overlay import draw
-from edgedet.streaming.sinks.base import PendingFile, Sink
+from edgedet.streaming.sinks.base import Sink
+from edgedet.streaming.sinks.output import OutputFile
 
 COLUMNS, ROWS, GAP = 3, 4, 6
 TILE_WIDTH = 480
+
+
+def open(target: str, *, classes: Sequence[str], fps: float | None, live: bool = False) -> ContactSheetSink:
+    """A sink that writes the picture `target` at the stream's end."""
+    return ContactSheetSink(Path(target), classes=classes)
 
 
 class ContactSheetSink(Sink):
@@ -31,7 +36,7 @@ class ContactSheetSink(Sink):
         if path.suffix.lower() != ".png":
             raise UsageError(f"{path}: a contact sheet is written as .png; name the file so")
         self._classes = classes
-        self._pending = PendingFile(path)
+        self._output = OutputFile(path, live=False)
         self._fit: Letterbox | None = None
         self._tiles: list[np.ndarray] = []
         self._step, self._seen = 1, 0
@@ -54,10 +59,9 @@ class ContactSheetSink(Sink):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._tiles and not isinstance(error, Exception):
-            with artifact.output_errors(self._pending.target):
-                self._pending.path.write_bytes(self._png())
+            self._output.write(self._png())
         self._tiles = []
-        self._pending.finish(error)
+        self._output.finish(error)
 
     def _png(self) -> bytes:
         chosen = np.linspace(0, len(self._tiles) - 1, min(COLUMNS * ROWS, len(self._tiles))).round().astype(int)
@@ -71,5 +75,5 @@ class ContactSheetSink(Sink):
             sheet[top : top + inner_h, left : left + inner_w] = tile
         done, data = cv2.imencode(".png", sheet)
         if not done:
-            raise OutputError(f"{self._pending.target}: the contact sheet could not be encoded as PNG")
+            raise OutputError(f"{self._output.target}: the contact sheet could not be encoded as PNG")
         return data.tobytes()

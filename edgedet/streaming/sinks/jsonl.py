@@ -1,4 +1,4 @@
-"""JSON lines: one object a frame."""
+"""JSON lines: one object a frame, one an event."""
 
 from __future__ import annotations
 
@@ -8,35 +8,38 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgedet import artifact
 from edgedet.detections import Detections
-from edgedet.streaming.frame import Frame
+from edgedet.streaming.frame import Event, Frame
 from edgedet.streaming.overlay import class_name
-from edgedet.streaming.sinks.base import PendingFile, Sink
+from edgedet.streaming.sinks.base import Sink
+from edgedet.streaming.sinks.output import OutputFile
+
+
+def open(target: str, *, classes: Sequence[str], fps: float | None, live: bool = False) -> JsonLinesSink:
+    """A sink that writes JSON lines to the file `target`."""
+    return JsonLinesSink(Path(target), classes=classes, live=live)
 
 
 class JsonLinesSink(Sink):
-    """Writes one JSON object a frame; `record` says what is in it."""
+    """Writes one JSON object a frame and one an event; `record` and `event_record` say what is in them."""
 
-    def __init__(self, path: Path, *, classes: Sequence[str]) -> None:
+    def __init__(self, path: Path, *, classes: Sequence[str], live: bool = False) -> None:
         self._classes = classes
-        self._pending = PendingFile(path)
-        self._file = self._pending.path.open("w", encoding="utf-8")
+        self._output = OutputFile(path, live=live)
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Write the frame's line."""
-        with artifact.output_errors(self._pending.target):
-            self._file.write(json.dumps(record(frame, detections, self._classes)) + "\n")
+        self._output.write(json.dumps(record(frame, detections, self._classes)).encode() + b"\n")
+
+    def notice(self, event: Event) -> None:
+        """Write the event's line."""
+        self._output.write(json.dumps(event_record(event)).encode() + b"\n")
 
     def __enter__(self) -> JsonLinesSink:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._file.closed:
-            return
-        with artifact.output_errors(self._pending.target):
-            self._file.close()
-            self._pending.finish(error)
+        self._output.finish(error)
 
 
 def record(frame: Frame, detections: Detections, classes: Sequence[str]) -> dict[str, Any]:
@@ -66,3 +69,8 @@ def record(frame: Frame, detections: Detections, classes: Sequence[str]) -> dict
         "size": [width, height],
         "objects": objects,
     }
+
+
+def event_record(event: Event) -> dict[str, Any]:
+    """What is known of one event, as plain values; `event` is its kind, which no frame's record has."""
+    return {"event": event.kind, "stream": event.stream, "time_s": round(event.time_s, 4), "detail": dict(event.detail)}

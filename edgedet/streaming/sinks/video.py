@@ -1,7 +1,8 @@
-"""An annotated MP4."""
+"""An annotated MP4, playable up to its last second even after kill -9."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -9,16 +10,23 @@ from types import TracebackType
 import cv2
 import numpy as np
 
+from edgedet import artifact
 from edgedet.detections import Detections
 from edgedet.errors import OutputError, UsageError
 from edgedet.letterbox import Letterbox
-from edgedet.streaming.frame import Frame
+from edgedet.streaming.frame import Event, Frame
 from edgedet.streaming.overlay import Annotator
 from edgedet.streaming.quiet import quiet_opencv
-from edgedet.streaming.sinks.base import PendingFile, Sink
-from edgedet.streaming.sources.base import open_capture
+from edgedet.streaming.sinks import fragments
+from edgedet.streaming.sinks.base import Sink
+from edgedet.streaming.sinks.output import OutputFile
 
 _CODECS = ("avc1", "mp4v")  # H.264, which browsers play, where this OpenCV can encode it
+
+
+def open(target: str, *, classes: Sequence[str], fps: float | None, live: bool = False) -> VideoSink:
+    """A sink that writes the video `target`."""
+    return VideoSink(Path(target), classes=classes, fps=fps, live=live)
 
 
 class VideoSink(Sink):
@@ -29,64 +37,119 @@ class VideoSink(Sink):
     Frames of another size than the first are fitted into its size.
     """
 
-    def __init__(self, path: Path, *, classes: Sequence[str], fps: float | None) -> None:
+    def __init__(self, path: Path, *, classes: Sequence[str], fps: float | None, live: bool = False) -> None:
         if path.suffix.lower() != ".mp4":
             raise UsageError(f"{path}: video is written as .mp4; name the file so")
         self._annotate = Annotator(classes)
         self._fps = fps or 25.0
-        self._pending = PendingFile(path)
-        self._writer: cv2.VideoWriter | None = None
-        self._fit = Letterbox((1, 1))
-        self._written, self._start_s, self._closed = 0, 0.0, False
+        self._recording = _Recording(path, fps=self._fps, live=live)
+        self._fit: Letterbox | None = None
+        self._written, self._start_s = 0, 0.0
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Draw the frame and encode it."""
         image = self._annotate(frame.image, detections)
-        if self._writer is None:
-            self._writer = self._open(image.shape[:2])
+        if self._fit is None:  # sides made even: chroma has half the resolution
+            self._fit = Letterbox((max(image.shape[0] // 2 * 2, 2), max(image.shape[1] // 2 * 2, 2)), "center", 0)
             self._start_s = frame.time_s
         if image.shape[:2] != self._fit.size_hw:
             image, _ = self._fit.apply(image)
         due = round((frame.time_s - self._start_s) * self._fps) + 1
         for _ in range(int(np.clip(due - self._written, 1, max(self._fps, 1)))):
-            self._writer.write(image)
+            self._recording.write(image)
             self._written += 1
 
-    def _open(self, size_hw: tuple[int, int]) -> cv2.VideoWriter:
-        """An encoder for pictures of this size, made even: chroma has half the resolution."""
-        height, width = (max(side - side % 2, 2) for side in size_hw)
-        self._fit = Letterbox((height, width), "center", 0)
-        with quiet_opencv():
-            for codec in _CODECS:
-                fourcc = cv2.VideoWriter.fourcc(*codec)
-                writer = cv2.VideoWriter(str(self._pending.path), fourcc, self._fps, (width, height))
-                if writer.isOpened():
-                    return writer
-        raise OutputError(
-            f"{self._pending.target}: this OpenCV encodes neither {' nor '.join(_CODECS)}; pip install opencv-python"
-        )
+    def notice(self, event: Event) -> None:
+        """Put what there is on the disk when the camera is lost: nobody knows what comes next."""
+        if event.kind == "offline":
+            self._recording.cut()
 
     def __enter__(self) -> VideoSink:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        if self._writer is not None:
-            self._writer.release()
-        incomplete = None if isinstance(error, Exception) or not self._written else self._missing()
-        self._pending.finish(error or incomplete)
-        if incomplete:
-            raise incomplete
+        self._recording.finish(error)
 
-    def _missing(self) -> OutputError | None:
-        """The error to raise when the file lacks frames: the encoder itself never says that a write failed."""
-        capture = open_capture(str(self._pending.path))
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-        capture.release()
-        if count == self._written:
-            return None
-        return OutputError(
-            f"{self._pending.target}: only {count} of {self._written} frames could be written; is the disk full?"
+
+class _Recording:
+    """Frames of one size as an MP4 that grows by a fragment a second.
+
+    OpenCV encodes each second to a clip of its own in a scratch folder.
+    """
+
+    def __init__(self, path: Path, *, fps: float, live: bool) -> None:
+        self._output = OutputFile(path, live=live)
+        self._fps = fps
+        self._codecs: tuple[str, ...] = _CODECS
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._writer: cv2.VideoWriter | None = None
+        self._in_clip = self._clips = self._duration = 0
+        self._finished = False
+
+    def write(self, image: np.ndarray) -> None:
+        """Encode one frame, (H, W, 3) uint8 BGR with even sides."""
+        if self._writer is None:
+            self._writer = self._encoder(image.shape[:2])
+        self._writer.write(image)
+        self._in_clip += 1
+        if self._in_clip >= self._fps:
+            self.cut()
+
+    def cut(self) -> None:
+        """Write what is encoded since the last cut to the file."""
+        if self._writer is None:
+            return
+        self._writer.release()
+        count, self._writer, self._in_clip = self._in_clip, None, 0
+        clip = self._encoded(count)
+        data = fragments.fragment(clip, number=self._clips + 1, start=self._duration)
+        self._output.write(data if self._clips else fragments.header(clip) + data)
+        self._clips += 1
+        self._duration += clip.duration
+
+    def _encoded(self, count: int) -> fragments.Clip:
+        """The clip just encoded; the encoder itself never says that a write failed."""
+        path = self._clip_path()
+        try:
+            clip = fragments.take_apart(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{self._output.target}: encoding failed ({path}: {error}); is the disk full?") from error
+        if len(clip.samples) != count:
+            raise OutputError(f"{self._output.target}: only {len(clip.samples)} of {count} frames could be encoded")
+        return clip
+
+    def _clip_path(self) -> Path:
+        """Where OpenCV writes the clip of this second."""
+        if self._scratch is None:
+            with artifact.output_errors(self._output.target):
+                self._scratch = tempfile.TemporaryDirectory(prefix="edgedet-")
+        return Path(self._scratch.name) / "clip.mp4"
+
+    def _encoder(self, size_hw: tuple[int, int]) -> cv2.VideoWriter:
+        height, width = size_hw
+        with quiet_opencv():
+            for codec in self._codecs:
+                fourcc = cv2.VideoWriter.fourcc(*codec)
+                writer = cv2.VideoWriter(str(self._clip_path()), cv2.CAP_FFMPEG, fourcc, self._fps, (width, height))
+                if writer.isOpened():
+                    self._codecs = (codec,)
+                    return writer
+        raise OutputError(
+            f"{self._output.target}: this OpenCV encodes neither {' nor '.join(_CODECS)}; pip install opencv-python"
         )
+
+    def finish(self, error: BaseException | None) -> None:
+        """Write the last fragment and close the file."""
+        if self._finished:
+            return
+        self._finished = True
+        failed: Exception | None = None
+        try:
+            self.cut()
+        except OutputError as missing:
+            failed = missing
+        if self._scratch is not None:
+            self._scratch.cleanup()
+        self._output.finish(error or failed)
+        if failed and not isinstance(error, Exception):
+            raise failed

@@ -18,6 +18,11 @@ from edgedet.streaming.sinks.base import Sink
 _ESCAPE = 27
 
 
+def open(target: str, *, classes: Sequence[str], fps: float | None, live: bool = False) -> WindowSink:
+    """A window with the title `target`."""
+    return WindowSink(target, classes=classes)
+
+
 class WindowSink(Sink):
     """Shows frames with their objects; `closed` once the viewer pressed q or Esc, or closed the window.
 
