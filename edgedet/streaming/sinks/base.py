@@ -29,7 +29,6 @@ class Sink(Protocol):
     def notice(self, event: Event) -> None:
         """Take what happened between frames; most sinks have no place for it."""
         return
-        return
 
     def __enter__(self) -> Sink: ...
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
