@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -271,5 +272,10 @@ class Report:
 
     def require_gates(self) -> None:
         """Raise GateFailed where a gate is missed, naming each."""
-        if self.failures:
-            raise GateFailed(f"{len(self.failures)} of the gates missed: " + "; ".join(self.failures))
+        require_none(self.failures)
+
+
+def require_none(failures: Sequence[str]) -> None:
+    """Raise GateFailed where there is a missed gate, naming each."""
+    if failures:
+        raise GateFailed(f"{len(failures)} of the gates missed: " + "; ".join(failures))

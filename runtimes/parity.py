@@ -56,10 +56,7 @@ def validate(
     max_images: only the first so many. min_score: what a detection must score
     on either side to be compared, in (0, 1); raised where a file bakes a higher floor.
     """
-    labels = _labels([reference, *others])
-    specs = _specs([reference, *others], labels)
-    # A checkpoint has no input size of its own; it is run as the first of the others runs.
-    reference = replace(reference, options=replace(reference.options, like=specs[1]))
+    reference, labels, specs = comparable(reference, others)
     dataset = open_dataset(data, split=split, classes=specs[0].classes)
     dataset = replace(dataset, samples=dataset.samples[:max_images])
     first = record(reference, dataset, label=labels[0])
@@ -76,6 +73,16 @@ def validate(
         comparisons.append(replace(comparison, gates=comparison.against(gates or Gates())))
     comparisons = _with_warnings(side, comparisons)
     return Report(side, tuple(comparisons), dataset.name, len(readable), dataset.problems, first.unreadable, words, min_score)
+
+
+def comparable(reference: Target, others: Sequence[Target]) -> tuple[Target, list[str], list[ModelSpec]]:
+    """The reference as it is to be run, then label and spec of every target, the reference's first.
+
+    A checkpoint has no input size of its own; it is run as the first of the others runs.
+    """
+    labels = _labels([reference, *others])
+    specs = _specs([reference, *others], labels)
+    return replace(reference, options=replace(reference.options, like=specs[1])), labels, specs
 
 
 def compare(

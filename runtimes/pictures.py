@@ -12,8 +12,9 @@ import numpy as np
 
 from edgedet.detections import Detections
 from edgedet.runtimes.figures import Comparison, ImageDifference, Operating, Side
+from edgedet.runtimes.track_parity import TrackComparison, TrackReport
 
-REFERENCE, OTHER = "#5b6472", "#1668c7"
+REFERENCE, OTHER, BAD = "#5b6472", "#1668c7", "#c02626"
 MATCHED_BGR, LONE_BGR = (96, 174, 39), (43, 38, 214)
 PANEL_PX = 560
 CAPTION_SCORE = 0.3  # fainter boxes that match go without a caption, or nothing is seen of the picture
@@ -29,6 +30,23 @@ def plots(reference: Side, comparison: Comparison) -> list[tuple[str, str]]:
         drawn.append(("Score drift of every matched detection", _drift(comparison)))
         drawn.append(("Box error of every matched detection", _box_errors(comparison)))
     return drawn
+
+
+def objects_over_time(tracks: TrackReport, comparison: TrackComparison) -> str:
+    """SVG data URI: objects tracked in each frame on both sides, and a mark where an id switches."""
+    figure, axes = _figure(size_inches=(11.6, 3.0))
+    reference, other = tracks.reference, comparison.other
+    axes.fill_between(
+        tracks.times_s, reference.counts, step="post", color=REFERENCE, alpha=0.3, label=f"reference: {reference.label}"
+    )
+    axes.step(tracks.times_s, other.counts, where="post", color=OTHER, linewidth=1.4, label=other.label)
+    if comparison.switches_s:
+        marks = np.zeros(len(comparison.switches_s))
+        axes.scatter(comparison.switches_s, marks, marker="^", color=BAD, zorder=3, label="id switch", clip_on=False)
+    axes.set(xlabel="seconds of the clip", ylabel="objects tracked", ylim=(0, None))
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    return _svg(figure)
 
 
 def side_by_side(image: ImageDifference, classes: Sequence[str]) -> str:
@@ -69,10 +87,10 @@ def _caption(panel: np.ndarray, text: str, corner_xy: tuple[int, int], colour: t
     cv2.putText(panel, text, (left + 2, bottom - 4), font, size, (255, 255, 255), 1, cv2.LINE_AA)
 
 
-def _figure() -> tuple[Any, Any]:
+def _figure(*, size_inches: tuple[float, float] = (5.6, 3.3)) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.6, 3.3), layout="constrained")
+    figure = Figure(figsize=size_inches, layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e4e7eb", linewidth=0.7)

@@ -11,9 +11,10 @@ from typing import Any
 
 from edgedet import artifact, console
 from edgedet.data.evaluation import Scores
-from edgedet.runtimes import machine, pictures, precision
+from edgedet.runtimes import machine, pictures, precision, track_report
 from edgedet.runtimes.figures import Comparison, ImageDifference, Report, Side
 from edgedet.runtimes.matching import Spread
+from edgedet.runtimes.track_parity import Tracked, TrackReport
 
 SCHEMA = 1
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -26,35 +27,32 @@ def require_libraries() -> None:
         importlib.import_module(name)
 
 
-def write(folder: Path, report: Report, *, command: str = "") -> tuple[Path, Path]:
-    """Write report.json and report.html, both or none; returns their paths. command: how to run it again."""
+def write(folder: Path, report: Report | None, *, tracks: TrackReport | None = None, command: str = "") -> tuple[Path, Path]:
+    """Write report.json and report.html, both or none; returns their paths.
+
+    report, tracks: what was compared on images and on a clip; either may be
+    absent. command: how to run it again.
+    """
     paths = folder / "report.json", folder / "report.html"
-    facts = to_dict(report, command=command)
-    page = to_html(report, facts)
+    facts = to_dict(report, tracks=tracks, command=command)
+    page = to_html(report, facts, tracks=tracks)
     with artifact.writing(*paths) as (json_path, html_path):
         json_path.write_text(console.to_json(facts) + "\n", encoding="utf-8")
         html_path.write_text(page, encoding="utf-8")
     return paths
 
 
-def to_dict(report: Report, *, command: str = "") -> dict[str, Any]:
-    """The report as what JSON can hold; every figure, no pictures, no path of this machine."""
+def to_dict(report: Report | None, *, tracks: TrackReport | None = None, command: str = "") -> dict[str, Any]:
+    """The reports as what JSON can hold; every figure, no pictures, no path of this machine."""
+    failures = [*(report.failures if report else []), *(tracks.failures if tracks else [])]
     return {
         "schema": SCHEMA,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
-        "passed": not report.failures,
-        "failures": report.failures,
-        "dataset": {
-            "name": report.dataset,
-            "images": report.images,
-            "truth": report.truth,
-            "problems": str(report.problems) if report.problems else None,
-            "unreadable": list(report.unreadable),
-        },
-        "min_score": report.min_score,
-        "reference": _side(report.reference),
-        "comparisons": [_comparison(report.reference, comparison) for comparison in report.comparisons],
+        "passed": not failures,
+        "failures": failures,
+        **(_images(report) if report else {}),
+        **({"video": track_report.to_dict(tracks)} if tracks else {}),
         "machine": asdict(machine.describe()),
     }
 
@@ -86,24 +84,42 @@ def bisection_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def to_html(report: Report, facts: dict[str, Any]) -> str:
+def to_html(report: Report | None, facts: dict[str, Any], *, tracks: TrackReport | None = None) -> str:
     """A page with every figure, plot and picture in it."""
     import jinja2
 
     loader = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    columns, rows = summary(report)
+    parts = [part for part in (report, tracks) if part]
+    compared = [comparison for part in parts for comparison in part.comparisons]
     return loader.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         facts=facts,
         report=report,
-        columns=columns,
-        rows=rows,
-        classes=[_classes(report.reference, comparison) for comparison in report.comparisons],
-        signed=_signed,
-        precision=[_precision(comparison.other) for comparison in report.comparisons],
-        bisections=[bisection_rows(comparison) for comparison in report.comparisons],
-        plots=[pictures.plots(report.reference, comparison) for comparison in report.comparisons],
-        worst=[[_worst(report, image) for image in comparison.worst] for comparison in report.comparisons],
+        tracks=tracks,
+        labels=list(dict.fromkeys(comparison.other.label for comparison in compared)),
+        asked=sum(len(comparison.gates) for comparison in compared),
+        files=list(dict.fromkeys(file for part in parts for side in _sides(part) for file in side.files.items())),
+        **(_image_pages(report) if report else {}),
+        **(track_report.page(tracks) if tracks else {}),
     )
+
+
+def _sides(report: Report | TrackReport) -> list[Side | Tracked]:
+    return [report.reference, *(comparison.other for comparison in report.comparisons)]
+
+
+def _image_pages(report: Report) -> dict[str, Any]:
+    """What the page's part about images shows."""
+    columns, rows = summary(report)
+    return {
+        "columns": columns,
+        "rows": rows,
+        "classes": [_classes(report.reference, comparison) for comparison in report.comparisons],
+        "signed": _signed,
+        "precision": [_precision(comparison.other) for comparison in report.comparisons],
+        "bisections": [bisection_rows(comparison) for comparison in report.comparisons],
+        "plots": [pictures.plots(report.reference, comparison) for comparison in report.comparisons],
+        "worst": [[_worst(report, image) for image in comparison.worst] for comparison in report.comparisons],
+    }
 
 
 def _spread(spread: Spread | None) -> str:
@@ -163,6 +179,21 @@ def _threshold(report: Report, index: int) -> str:
     if index == 0:
         return f"{operating.reference_threshold:.2f} (F1 {operating.reference_f1:.4f})"
     return f"{operating.other_threshold:.2f} (F1 {operating.other_f1:.4f})"
+
+
+def _images(report: Report) -> dict[str, Any]:
+    return {
+        "dataset": {
+            "name": report.dataset,
+            "images": report.images,
+            "truth": report.truth,
+            "problems": str(report.problems) if report.problems else None,
+            "unreadable": list(report.unreadable),
+        },
+        "min_score": report.min_score,
+        "reference": _side(report.reference),
+        "comparisons": [_comparison(report.reference, comparison) for comparison in report.comparisons],
+    }
 
 
 def _side(side: Side) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""`edgedet validate`: does a model give the answers of its reference, on the user's own images?"""
+"""`edgedet validate`: does a model give the answers of its reference, on the user's own images and clips?"""
 
 from __future__ import annotations
 
 import shlex
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,8 +16,9 @@ from edgedet import artifact, assets, console
 from edgedet.errors import EdgedetError, UsageError
 
 if TYPE_CHECKING:
-    from edgedet.runtimes.figures import Comparison, Report
+    from edgedet.runtimes.figures import Comparison, GateResult, Report
     from edgedet.runtimes.recording import Target
+    from edgedet.runtimes.track_parity import TrackReport
     from edgedet.spec import ModelSpec
 
 BISECTED_IMAGES = 3
@@ -28,7 +30,8 @@ def command(
     others: list[str] = typer.Argument(
         ..., metavar="OTHER...", help="What to compare with it; `model.onnx@openvino` names the runtime."
     ),
-    data: Path = typer.Option(..., "--data", "-d", help="COCO JSON, VOC or YOLO folder, or plain images."),
+    data: Path | None = typer.Option(None, "--data", "-d", help="COCO JSON, VOC or YOLO folder, or plain images."),
+    video: str | None = typer.Option(None, help="A clip, or a folder of its frames: compare what is tracked in it."),
     split: str | None = typer.Option(None, help="train or val, where the data has them; all by default."),
     max_images: int | None = typer.Option(None, min=1, help="Use only the first so many."),
     min_score: float = typer.Option(0.05, min=0, max=1, help="Compare detections that score at least this on either side."),
@@ -39,6 +42,16 @@ def command(
     max_score_drift: float | None = typer.Option(None, min=0, help="Gate: the worst change of a matched score."),
     min_match: float | None = typer.Option(
         None, min=0, max=1, help="Gate: share of the detections with a partner, such as 0.999."
+    ),
+    tracker: str = typer.Option("bytetrack", help="Who tracks in --video."),
+    track_score: float = typer.Option(0.3, min=0, max=1, help="What starts a track, as `stream --min-score`."),
+    max_frames: int | None = typer.Option(None, min=1, help="Use only the first so many of --video."),
+    min_idf1: float | None = typer.Option(
+        None, min=0, max=1, help="Gate: share of tracked boxes whose identity agrees with the reference's, such as 0.95."
+    ),
+    max_id_switches: int | None = typer.Option(None, min=0, help="Gate: ids that change over the whole clip."),
+    max_count_error: float | None = typer.Option(
+        None, min=0, help="Gate: objects a frame, and distinct tracks, off by this share of the reference's, such as 0.02."
     ),
     device: str = typer.Option("auto", help="auto, cpu, gpu, or a runtime's own name."),
     inference_precision: Literal["f32", "bf16", "f16"] = typer.Option(
@@ -53,15 +66,25 @@ def command(
     out: Path | None = typer.Option(None, help="Where report.json and report.html go; by default below runs/validate."),
     json: bool = typer.Option(False, "--json", help="Print report.json instead of the table."),
 ) -> None:
-    """Compare models with a reference on your images; exit 1 where a gate is missed.
+    """Compare models with a reference on your images, on a clip, or on both; exit 1 where a gate is missed.
 
     Example: `edgedet validate yolox_nano.pth yolox-nano-416-fp16.onnx --data coco128/instances_val.json --max-ap-drop 0.002`
+
+    Tracks: `edgedet validate yolox-nano-416-fp32.onnx yolox-nano-416-int8.onnx@openvino --video clip.mp4 --min-idf1 0.95`
     """
-    from edgedet.runtimes import parity, report
+    from edgedet.cli import video_comparison
+    from edgedet.runtimes import figures, parity, report
     from edgedet.runtimes.figures import Gates
     from edgedet.runtimes.recording import Target
     from edgedet.runtimes.session import Options
+    from edgedet.runtimes.track_parity import TrackGates
 
+    gates = Gates(max_ap_drop, max_box_error, max_score_drift, min_match)
+    track_gates = TrackGates(min_idf1, max_id_switches, max_count_error)
+    _require_material(
+        data, "--data", {"split": split, "max_images": max_images, "bisect": bisect or None, **vars(gates)}, video
+    )
+    _require_material(video, "--video", {"max_frames": max_frames, **vars(track_gates)}, data)
     report.require_libraries()
     options = Options(device=device, inference_precision=inference_precision, graph_optimization=graph_optimization)
     parsed = [Target.parse(reference, Options(device=device)), *(Target.parse(other, options) for other in others)]
@@ -70,24 +93,33 @@ def command(
     _require_folder(folder)
     if bisect:
         _require_graphs(trusted, targets)
-    found = parity.validate(
-        trusted,
-        targets,
-        data,
-        split=split,
-        max_images=max_images,
-        min_score=min_score,
-        gates=Gates(max_ap_drop, max_box_error, max_score_drift, min_match),
-    )
-    if bisect:
+    if video is not None:
+        video_comparison.require_clip(video, tracker)
+    found = tracks = None
+    if data is not None:
+        found = parity.validate(trusted, targets, data, split=split, max_images=max_images, min_score=min_score, gates=gates)
+    if found is not None and bisect:
         found = _bisect(found, trusted, targets)
-    facts, page = report.write(folder, found, command=_command_line())
+    if video is not None:
+        tracks = video_comparison.compare(
+            trusted, targets, video, tracker=tracker, track_score=track_score, max_frames=max_frames, gates=track_gates
+        )
+    facts, page = report.write(folder, found, tracks=tracks, command=_command_line())
     if json:
         print(facts.read_text(encoding="utf-8"), end="")
     else:
-        _show(found)
+        _show(found, tracks)
     console.say(f"report: {page}")
-    found.require_gates()
+    figures.require_none([failure for part in (found, tracks) if part for failure in part.failures])
+
+
+def _require_material(given: object | None, name: str, options: Mapping[str, object], instead: object | None) -> None:
+    """Refuse options that need what is not given: a gate must never go unseen; `instead` is what else can be compared on."""
+    if given is None and instead is None:
+        raise UsageError("give --data, images to compare detections on, or --video, a clip to compare tracks on, or both")
+    asked = [f"--{option.replace('_', '-')}" for option, value in options.items() if value is not None]
+    if given is None and asked:
+        raise UsageError(f"{asked[0]} needs {name}, which is not given; add it, or leave {asked[0]} out")
 
 
 def _folder_name(reference: str, others: list[str]) -> str:
@@ -155,18 +187,29 @@ def _as_onnx(path: Path, like: ModelSpec, folder: Path) -> Path:
     return to_onnx(loaded.detector, spec, folder / "reference.onnx")
 
 
-def _show(found: Report) -> None:
-    """Print the table of figures, then each comparison's gates and what explains them, then what was wrong with the data."""
-    from edgedet.runtimes import report
+def _show(found: Report | None, tracks: TrackReport | None) -> None:
+    """Print the tables of figures, each comparison's gates and what explains them, then what was wrong with the data."""
+    from edgedet.runtimes import report, track_report
 
-    columns, rows = report.summary(found)
-    console.print_table(columns, rows, title=f"{found.images} images of {found.dataset}; AP against {found.truth}")
-    for comparison in found.comparisons:
-        _show_comparison(comparison)
-    if found.problems:
-        console.say(f"data: {found.problems}")
-    for message in found.unreadable:
-        console.say(f"data: {message}")
+    if found:
+        columns, rows = report.summary(found)
+        console.print_table(columns, rows, title=f"{found.images} images of {found.dataset}; AP against {found.truth}")
+        for comparison in found.comparisons:
+            _show_comparison(comparison)
+        if found.problems:
+            console.say(f"data: {found.problems}")
+        for message in found.unreadable:
+            console.say(f"data: {message}")
+    if tracks:
+        columns, rows = track_report.summary(tracks)
+        console.print_table(columns, rows, title=f"{len(tracks.times_s)} frames of {tracks.clip}, tracked by {tracks.tracker}")
+        for followed in tracks.comparisons:
+            _show_gates(followed.other.label, followed.gates)
+
+
+def _show_gates(label: str, gates: Sequence[GateResult]) -> None:
+    for gate in gates:
+        print(f"{'passed' if gate.passed else 'MISSED'}  {label}: {gate}")
 
 
 def _show_comparison(comparison: Comparison) -> None:
@@ -174,8 +217,7 @@ def _show_comparison(comparison: Comparison) -> None:
     from edgedet.runtimes import precision, report
 
     label, operating = comparison.other.label, comparison.operating
-    for gate in comparison.gates:
-        print(f"{'passed' if gate.passed else 'MISSED'}  {label}: {gate}")
+    _show_gates(label, comparison.gates)
     if operating and operating.other_threshold != operating.reference_threshold:
         there, here = operating.reference_threshold, operating.other_threshold
         print(f"threshold  {label}: run it at {here:.2f} where the reference runs at {there:.2f}")
