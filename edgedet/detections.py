@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from edgedet.errors import RuntimeUnavailable, UsageError
+
+if TYPE_CHECKING:
+    import supervision
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,40 @@ class Detections:
     def empty(cls) -> Detections:
         """No objects."""
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
+
+    @classmethod
+    def from_supervision(cls, objects: supervision.Detections) -> Detections:
+        """The same objects out of supervision's form; what it has in `data` and `metadata` is left behind."""
+        for name in ("confidence", "class_id"):
+            if getattr(objects, name) is None:
+                raise UsageError(
+                    f"these {len(objects)} objects have no {name}; set `detections.{name}`, an array of one value each"
+                )
+        return cls(
+            np.asarray(objects.xyxy, np.float32).reshape(-1, 4),
+            np.asarray(objects.confidence, np.float32),
+            np.asarray(objects.class_id, np.int32),
+            None if objects.tracker_id is None else np.asarray(objects.tracker_id, np.int64),
+            None if objects.mask is None else np.asarray(objects.mask, np.uint8),
+        )
+
+    def to_supervision(self, classes: Sequence[str] | None = None) -> supervision.Detections:
+        """The same objects in the form of the library supervision, for its annotators, zones and metrics.
+
+        classes: names by label, which its captions then show.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise RuntimeUnavailable("this needs supervision, which is not installed; pip install supervision") from error
+        return supervision.Detections(
+            xyxy=self.boxes,
+            mask=None if self.masks is None else self.masks.astype(bool),
+            confidence=self.scores,
+            class_id=self.labels.astype(np.int64),
+            tracker_id=self.track_ids,
+            data={} if classes is None else {"class_name": np.array([classes[label] for label in self.labels], dtype=str)},
+        )
 
     def __len__(self) -> int:
         return len(self.boxes)
