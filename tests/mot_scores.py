@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from edgedet import boxes
+from edgedet.detections import Detections
+from edgedet.tracking import mot
+from edgedet.tracking.base import Tracker
 
 
 def score(truth: Path, tracks: Path) -> dict[str, float]:
@@ -23,6 +26,21 @@ def score(truth: Path, tracks: Path) -> dict[str, float]:
         distance[distance > 0.5] = np.nan
         accumulator.update(here[:, 1].astype(int).tolist(), there[:, 1].astype(int).tolist(), distance)
     return motmetrics.metrics.create().compute(accumulator, metrics=wanted).iloc[0].to_dict()
+
+
+def track_file(detections: Path, out: Path, tracker: Tracker, fps: float = 25) -> Path:
+    """The tracks of a MOTChallenge file of detections, written as one."""
+    found = mot.read(detections)
+    with out.open("w") as file:
+        for number in range(1, max(found) + 1):
+            tracked = tracker.update(found.get(number, Detections.empty()), (number - 1) / fps)
+            file.writelines(f"{line}\n" for line in mot.lines(number, tracked))
+    return out
+
+
+def score_tracks(detections: Path, truth: Path, tracker: Tracker, folder: Path) -> dict[str, float]:
+    """The scores of what a tracker makes of a file of detections at 25 fps; the tracks are written into the folder."""
+    return score(truth, track_file(detections, folder / "mot.txt", tracker))
 
 
 def shipped(sequence: str) -> Path:

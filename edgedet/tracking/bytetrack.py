@@ -14,6 +14,7 @@ from edgedet.tracking.assignment import overlapping, pair
 from edgedet.tracking.base import above, tracked
 from edgedet.tracking.kalman import BoxMotion
 
+HIGH_SCORE, START_SCORE = 0.6, 0.7
 _UNCONFIRMED = 0  # in place of an id
 # seen_s: when it was last detected; lost: not detected in the latest frame.
 _TRACK = np.dtype([("id", np.int64), ("label", np.int32), ("seen_s", np.float64), ("lost", bool)])
@@ -21,16 +22,16 @@ _TRACK = np.dtype([("id", np.int64), ("label", np.int32), ("seen_s", np.float64)
 
 def create(*, min_score: float | None = None) -> ByteTrack:
     """A ByteTrack with the paper's thresholds, or tracks started at min_score."""
-    return ByteTrack() if min_score is None else ByteTrack(high_score=min_score)
+    return ByteTrack() if min_score is None else ByteTrack(high_score=min(min_score, HIGH_SCORE), start_score=min_score)
 
 
 class ByteTrack:
     """Tracks of one stream.
 
     high_score: an object from here on is paired first, with tracks seen or
-    lost, and may start a track. low_score: objects from here up to high_score
-    only continue a track that was seen in the frame before. lost_s: how long
-    a lost track is remembered, seconds. Minimal IoU of a pair: first_iou for
+    lost; from start_score on it may start a track. low_score: objects from
+    here up to high_score only continue a track that was seen in the frame
+    before. lost_s: how long a lost track is remembered, seconds. Minimal IoU of a pair: first_iou for
     high scores, second_iou for low ones, new_iou for a track that has been seen
     once; another_class_iou for one whose class would change.
     """
@@ -38,7 +39,8 @@ class ByteTrack:
     def __init__(
         self,
         *,
-        high_score: float = 0.6,
+        high_score: float = HIGH_SCORE,
+        start_score: float = START_SCORE,
         low_score: float = 0.1,
         lost_s: float = 1.0,
         first_iou: float = 0.2,
@@ -46,7 +48,7 @@ class ByteTrack:
         new_iou: float = 0.3,
         another_class_iou: float = 0.7,
     ) -> None:
-        self.high_score, self.low_score, self.lost_s = high_score, low_score, lost_s
+        self.high_score, self.start_score, self.low_score, self.lost_s = high_score, start_score, low_score, lost_s
         self.first_iou, self.second_iou, self.new_iou, self.another_class_iou = (
             first_iou,
             second_iou,
@@ -73,7 +75,7 @@ class ByteTrack:
         high = detections.scores >= self.high_score
         owners = self._associate(detections, high)
         self._correct(detections, owners, time_s)
-        started = high & (owners < 0)
+        started = high & (detections.scores >= self.start_score) & (owners < 0)
         ids = self._tracks["id"][owners] if len(self) else np.zeros(len(owners), np.int64)
         ids[owners < 0] = _UNCONFIRMED
         if first:

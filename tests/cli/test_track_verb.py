@@ -62,6 +62,8 @@ def test_a_table_line_tells_what_was_written(edgedet_cli: Cli, here: Path):
     [
         (("--frames", "9"), "det.txt: has objects in frame 10, but --frames 9 has 9"),
         (("--frames", "nowhere"), "nowhere: no such file or folder"),
+        (("--tracker", "botsort"), "botsort looks at the pictures; give --frames VIDEO or a folder of images"),
+        (("--tracker", "botsort", "--frames", "10"), "botsort looks at the pictures"),
         (("--tracker", "deepsort"), "no tracker named 'deepsort'; there are: "),
         (("--fps", "0"), "--fps 0 is no frame rate"),
         (("--out", "det.txt"), "--out det.txt is also --detections"),

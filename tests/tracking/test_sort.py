@@ -12,7 +12,6 @@ from scipy.optimize import linear_sum_assignment
 
 from edgedet.boxes import iou_matrix
 from edgedet.detections import Detections
-from edgedet.tracking import mot
 from edgedet.tracking.base import create
 from edgedet.tracking.sort import MAX_STEPS, FrameSteps, Sort
 
@@ -114,20 +113,10 @@ def test_a_crowd_is_tracked_as_by_one_plain_track_at_a_time(seed):
     assert len(set(names.values())) == len(names) >= 14
 
 
-def track_file(detections: Path, out: Path, tracker, fps: float = 25) -> Path:
-    """The tracks of a MOTChallenge file, written as one."""
-    found = mot.read(detections)
-    with out.open("w") as file:
-        for number in range(1, max(found) + 1):
-            tracked = tracker.update(found.get(number, Detections.empty()), (number - 1) / fps)
-            file.writelines(f"{line}\n" for line in mot.lines(number, tracked))
-    return out
-
-
 @pytest.mark.parametrize("fps", [10, 25, 29.97])
 def test_tud_campus_gives_exactly_the_published_figures_whatever_the_frame_rate(tud_campus: Path, tmp_path: Path, fps: float):
     """Published with the paper: MOTA 62.7, 15 false positives, 113 misses, 6 id switches, at IoU .5."""
-    tracks = track_file(tud_campus / "det.txt", tmp_path / "mot.txt", Sort(), fps)
+    tracks = mot_scores.track_file(tud_campus / "det.txt", tmp_path / "mot.txt", Sort(), fps)
     scores = mot_scores.score(tud_campus / "gt.txt", tracks)
     assert (scores["num_false_positives"], scores["num_misses"], scores["num_switches"]) == (15, 113, 6)
     assert round(100 * scores["mota"], 1) == 62.7

@@ -1,0 +1,202 @@
+"""OC-SORT: observation-centric SORT (Cao et al., CVPR 2023, arXiv:2203.14360).
+
+What was observed counts for more than what a filter made of it: a track found
+again relives the gap along a straight line (ORU), its direction takes part in
+the pairing (OCM), and what is left over is paired where it was last seen (OCR).
+
+Departures, for the edge: time is in seconds, taken from the frames; only pairs
+of enough overlap compete; a track that was shown once is shown whenever it is
+seen; a track changes its class only where the boxes all but coincide.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from edgedet.detections import Detections
+from edgedet.tracking.assignment import overlapping, pair
+from edgedet.tracking.base import above, tracked
+from edgedet.tracking.kalman import BoxMotion
+
+_NOT_SHOWN = 0  # in place of an id
+_SPAN = 3  # observations back, from which a direction is taken
+_TRACK = np.dtype(
+    [
+        ("id", np.int64),
+        ("label", np.int32),
+        ("streak", np.int64),  # detected frames in a row, without the first one
+        ("seen_s", np.float64),  # when it was last detected
+        ("box", np.float64, 4),  # where, xyxy
+        ("centres", np.float64, (_SPAN, 2)),  # of the last detected boxes, oldest first
+        ("heading", np.float64, 2),  # unit vector of its way; zero where unknown
+    ]
+)
+
+
+def create(*, min_score: float | None = None) -> OcSort:
+    """An OC-SORT with the paper's settings, or one of objects from min_score on."""
+    return OcSort() if min_score is None else OcSort(min_score=min_score)
+
+
+class OcSort:
+    """Tracks of one stream.
+
+    min_score: objects below are ignored. lost_s: how long a lost track is
+    remembered, seconds. min_hits: a track is shown from that many detected
+    frames in a row after its first one on; while the stream is no older than
+    that, at once. min_iou: of a pair; another_class_iou: where the class would
+    change. inertia: the weight of a track's direction beside IoU.
+    """
+
+    def __init__(
+        self,
+        *,
+        min_score: float = 0.6,
+        lost_s: float = 1.0,
+        min_hits: int = 3,
+        min_iou: float = 0.3,
+        another_class_iou: float = 0.7,
+        inertia: float = 0.2,
+    ) -> None:
+        self.min_score, self.lost_s, self.min_hits = min_score, lost_s, min_hits
+        self.min_iou, self.another_class_iou, self.inertia = min_iou, another_class_iou, inertia
+        self._motion = BoxMotion()
+        self._observed = BoxMotion()  # the same tracks as each was when last detected
+        self._tracks = np.zeros(0, _TRACK)
+        self._times_s: deque[float] = deque()  # of the frames since a track could last have been seen
+        self._frames, self._last_id = 0, 0
+
+    def __len__(self) -> int:
+        """How many tracks are remembered, lost ones included."""
+        return len(self._tracks)
+
+    def update(self, detections: Detections, time_s: float) -> Detections:
+        """Those detections whose track is shown, boxes as detected, with their track_ids."""
+        detections = above(detections, self.min_score)
+        self._frames += 1
+        previous_s = self._advance(time_s)
+        owners = self._associate(detections)
+        objects = np.flatnonzero(owners >= 0)
+        self._correct(detections[objects], owners[objects], previous_s, time_s)
+        new = np.flatnonzero(owners < 0)
+        owners[new] = np.arange(len(self), len(self) + len(new))
+        self._start(detections[new], time_s)
+        return tracked(detections, self._ids(owners))
+
+    def _advance(self, time_s: float) -> float:
+        """Predict every track to the frame's time, free those lost too long; returns the time of the frame before."""
+        while self._times_s and self._times_s[-1] > time_s:  # the clock was set back
+            self._times_s.pop()
+        while self._times_s and self._times_s[0] < time_s - self.lost_s:
+            self._times_s.popleft()
+        previous_s = self._times_s[-1] if self._times_s else time_s
+        self._times_s.append(time_s)
+        seen_s = self._tracks["seen_s"]
+        np.minimum(seen_s, time_s, out=seen_s)
+        self._keep(time_s - seen_s <= self.lost_s)
+        self._motion.predict(time_s - previous_s)
+        return previous_s
+
+    def _associate(self, detections: Detections) -> np.ndarray:
+        """(N,) index of the track each detection continues, or -1: where it is expected, else where it was last seen."""
+        owners = np.full(len(detections), -1)
+        rows, columns, iou = self._pairs(self._motion.boxes, detections)
+        chosen = pair(rows, columns, iou + self.inertia * self._agreement(rows, columns, detections))
+        owners[columns[chosen]] = rows[chosen]
+        left, tracks = np.flatnonzero(owners < 0), np.ones(len(self), bool)
+        tracks[rows[chosen]] = False
+        if len(left) and tracks.any():
+            rows, columns, iou = self._pairs(self._tracks["box"], detections)
+            possible = np.flatnonzero(tracks[rows] & (owners[columns] < 0))
+            chosen = possible[pair(rows[possible], columns[possible], iou[possible])]
+            owners[columns[chosen]] = rows[chosen]
+        return owners
+
+    def _pairs(self, boxes: np.ndarray, detections: Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tracks, objects and IoU, each (P,), of the pairs that overlap enough; boxes: (T, 4) of the tracks."""
+        rows, columns, iou = overlapping(boxes, detections.boxes)
+        same = self._tracks["label"][rows] == detections.labels[columns]
+        possible = iou >= np.where(same, self.min_iou, self.another_class_iou)
+        return rows[possible], columns[possible], iou[possible]
+
+    def _agreement(self, rows: np.ndarray, columns: np.ndarray, detections: Detections) -> np.ndarray:
+        """(P,) in [-0.5, 0.5]: how well the way to each object agrees with its track's, times the score (equation 7)."""
+        way = _unit(_centres(detections.boxes)[columns] - self._tracks["centres"][rows, 0])
+        angle = np.arccos(np.clip((way * self._tracks["heading"][rows]).sum(axis=1), -1, 1))
+        return (0.5 - angle / np.pi) * detections.scores[columns]
+
+    def _correct(self, found: Detections, tracks: np.ndarray, previous_s: float, time_s: float) -> None:
+        """Take what was seen, (M,) objects, into their (M,) tracks, the gap of those found again first."""
+        table = self._tracks
+        again = table["seen_s"][tracks] < previous_s
+        if again.any():
+            self._relive(tracks[again], found.boxes[again], time_s)
+        self._motion.correct(tracks, found.boxes)
+        self._observed.state[:, :, tracks] = self._motion.state[:, :, tracks]
+        streak = table["streak"][tracks] + 1
+        table["streak"] = 0
+        table["streak"][tracks] = streak
+        centres = _centres(found.boxes)
+        table["heading"][tracks] = _unit(centres - table["centres"][tracks, 0])
+        table["centres"][tracks] = np.concatenate([table["centres"][tracks, 1:], centres[:, None]], axis=1)
+        table["box"][tracks], table["seen_s"][tracks], table["label"][tracks] = found.boxes, time_s, found.labels
+
+    def _relive(self, tracks: np.ndarray, boxes: np.ndarray, time_s: float) -> None:
+        """Observation-centric re-update: filter the gap anew, along a straight line from the last box to the one now.
+
+        Tracks lost at the same time are filtered together, frame by frame; the
+        frame now is only predicted, since what is seen in it follows.
+        """
+        lost_s = self._tracks["seen_s"][tracks]
+        for start_s in np.unique(lost_s):
+            group, to = tracks[lost_s == start_s], boxes[lost_s == start_s]
+            motion, everything, before_s = BoxMotion(), np.arange(len(group)), start_s
+            motion.state = self._observed.state[:, :, group]
+            start = self._tracks["box"][group]
+            for now_s in self._times_s:
+                if now_s <= start_s:
+                    continue
+                motion.predict(now_s - before_s)
+                if now_s < time_s:
+                    motion.correct(everything, start + (now_s - start_s) / (time_s - start_s) * (to - start))
+                before_s = now_s
+            self._motion.state[:, :, group] = motion.state
+
+    def _start(self, found: Detections, time_s: float) -> None:
+        """Begin a track for each object."""
+        if len(found):
+            self._motion.append(found.boxes)
+            self._observed.append(found.boxes)
+            started = np.zeros(len(found), _TRACK)
+            started["label"], started["seen_s"], started["box"] = found.labels, time_s, found.boxes
+            started["centres"] = _centres(found.boxes)[:, None]
+            self._tracks = np.concatenate([self._tracks, started])
+
+    def _ids(self, tracks: np.ndarray) -> np.ndarray:
+        """(N,) ids of the tracks that are shown, zero of the others; a track shown for the first time gets one."""
+        table = self._tracks
+        proven = (table["streak"][tracks] >= self.min_hits) | (self._frames <= self.min_hits)
+        first = tracks[proven & (table["id"][tracks] == _NOT_SHOWN)]
+        table["id"][first] = np.arange(self._last_id + 1, self._last_id + 1 + len(first))
+        self._last_id += len(first)
+        return table["id"][tracks]
+
+    def _keep(self, mask: np.ndarray) -> None:
+        """Forget the tracks where the (T,) mask is False."""
+        if not mask.all():
+            self._motion.keep(mask)
+            self._observed.keep(mask)
+            self._tracks = self._tracks[mask]
+
+
+def _centres(boxes: np.ndarray) -> np.ndarray:
+    """(N, 2) centres of (N, 4) xyxy boxes."""
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """(N, 2) vectors of length one, zero where there is no direction."""
+    length = np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
+    return vectors / np.maximum(length, 1e-6)
