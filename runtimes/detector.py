@@ -120,18 +120,27 @@ class LoadedDetector:
 
     def submit(self, frame: np.ndarray) -> Future[Detections]:
         """The objects in one frame, later: letterboxed now, inferred in the background, `slots` at a time."""
-        images, placements = self.letterbox([frame])
-        result: Future[Detections] = Future()
-        result.set_running_or_notify_cancel()
+        return self.submit_batch([frame])[0]
+
+    def submit_batch(self, frames: Sequence[np.ndarray]) -> list[Future[Detections]]:
+        """The objects in each of up to a batch of frames, later: as `submit`, in one request."""
+        images, placements = self.letterbox(frames)
+        results: list[Future[Detections]] = [Future() for _ in frames]
+        for result in results:
+            result.set_running_or_notify_cancel()
 
         def finish(done: Future[Outputs]) -> None:
             try:
-                result.set_result(self.map_back(done.result(), placements)[0])
-            except BaseException as error:  # whatever it was, it is the caller's: the future raises it there
-                result.set_exception(error)
+                found = self.map_back(done.result(), placements)
+            except BaseException as error:  # whatever it was, it is the caller's: the futures raise it there
+                for result in results:
+                    result.set_exception(error)
+            else:
+                for result, objects in zip(results, found, strict=True):
+                    result.set_result(objects)
 
         self.session.submit(images).add_done_callback(finish)
-        return result
+        return results
 
     def letterbox(self, frames: Sequence[np.ndarray]) -> tuple[np.ndarray, list[Placement]]:
         """The input (B, H, W, 3) uint8 for up to a batch of frames, and where each lies; unused rows are grey."""

@@ -1,11 +1,13 @@
-"""`edgedet stream`: a detector on a video, a folder of images or a camera."""
+"""`edgedet stream`: a detector on videos, folders of images and cameras."""
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,98 +18,290 @@ from edgedet import assets, console
 from edgedet.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgedet.streaming.pipeline import Found
+    from edgedet.runtimes.detector import LoadedDetector
+    from edgedet.streaming.config import StreamSettings
+    from edgedet.streaming.frame import Event
+    from edgedet.streaming.lane import StreamPlan
+    from edgedet.streaming.pipeline import Found, Stream
     from edgedet.streaming.sinks.base import Sink
     from edgedet.streaming.sinks.window import WindowSink
     from edgedet.streaming.sources.base import Source
+    from edgedet.streaming.status import StreamStatus
+    from edgedet.streaming.web.server import WebServer
+
+MIN_SCORE = 0.3
 
 
 def command(
-    source: str = typer.Argument(help="A video file, an image, a folder of images, or a camera index such as 0."),
-    model: Path = typer.Option(..., "--model", "-m", help="The model file."),
-    tracker: str | None = typer.Option(None, help="Give objects ids that last: bytetrack."),
+    sources: list[str] = typer.Argument(
+        None, help="Video files, images, folders, camera indices, rtsp:// and other addresses, GStreamer pipelines, test:."
+    ),
+    model: Path | None = typer.Option(None, "--model", "-m", help="The model file."),
+    config: Path | None = typer.Option(None, help="Streams, sinks and zones from a TOML file, instead of SOURCES."),
+    tracker: str | None = typer.Option(None, help="Give objects ids that last: sort, bytetrack, ocsort, botsort."),
     save: Path | None = typer.Option(None, help="Write an annotated .mp4 here."),
     jsonl: Path | None = typer.Option(None, help="Write one JSON object a frame here."),
     contact_sheet: Path | None = typer.Option(None, help="Write a .png of twelve annotated frames here."),
+    csv: Path | None = typer.Option(None, help="Write a line an object here."),
+    mot: Path | None = typer.Option(None, help="Write tracks in MOTChallenge's text here."),
+    crops: Path | None = typer.Option(None, help="Write pictures of objects into this folder."),
+    mqtt: str | None = typer.Option(None, help="Publish to mqtt://[user:password@]host[:port]/topic."),
+    webhook: str | None = typer.Option(None, help="Post to this http(s):// address."),
     show: bool = typer.Option(False, "--show", help="Show a window; q or Esc ends."),
-    min_score: float = typer.Option(
-        0.3, min=0, max=1, help="Drop objects below. With a tracker: what starts a track; fainter objects may keep it going."
+    serve: int | None = typer.Option(None, min=0, max=65535, help="Serve a live page on this port (0: a free one)."),
+    host: str = typer.Option("127.0.0.1", help="Address that --serve listens on; another than loopback needs --token."),
+    token: str | None = typer.Option(None, envvar="EDGEDET_TOKEN", help="What viewers of --serve must know."),
+    min_score: float | None = typer.Option(
+        None,
+        min=0,
+        max=1,
+        help="Drop objects below (0.3). With a tracker: what starts a track; fainter ones may keep it up.",
     ),
     classes: str | None = typer.Option(None, help="Keep these classes only, as in person,car."),
+    policy: str = typer.Option("newest", help="Live frames that come too fast: newest, 'queue N' or 'every K'."),
+    open_timeout: float = typer.Option(10.0, min=0.1, help="Seconds a camera may take to open."),
+    read_timeout: float = typer.Option(5.0, min=0.1, help="Seconds without a frame after which a camera is opened again."),
+    max_reconnects: int | None = typer.Option(None, min=0, help="Give a camera up after so many attempts. Default: never."),
+    stride: int = typer.Option(1, min=1, help="Look at one frame in so many."),
+    size: str | None = typer.Option(None, metavar="WxH", help="Resize frames first, as in 1280x720."),
+    max_wait_ms: float = typer.Option(10.0, min=0, help="How long a frame waits for others where the model takes several."),
     runtime: str | None = typer.Option(None, help="Which runtime serves the model; by default its suffix says."),
     device: str = typer.Option("auto", help="auto, cpu, gpu, or a runtime's own name."),
     inference_precision: Literal["f32", "bf16", "f16"] = typer.Option("f32", help="What float arithmetic runs in."),
     max_frames: int | None = typer.Option(None, min=1, help="Stop after this many frames."),
     json: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
 ) -> None:
-    """Run a detector on a video, a folder of images or a camera.
+    """Run a detector on videos, folders of images and cameras, many at once.
+
+    A camera that is lost is opened again; the others never wait for it. Ctrl-C ends the stream and keeps what was written.
 
     Example: `edgedet stream street.mp4 --model yolox-nano.onnx --tracker bytetrack --save out.mp4 --jsonl out.jsonl`
     """
     import edgedet
+    from edgedet.streaming.config import parse_size
+    from edgedet.streaming.feed import FeedOptions
     from edgedet.streaming.pipeline import stream
-    from edgedet.streaming.sources.base import open_source
+    from edgedet.streaming.policy import parse_policy
+    from edgedet.streaming.sources.base import Timeouts
 
-    named = {"--save": save, "--jsonl": jsonl, "--contact-sheet": contact_sheet}
-    outputs = {option: path for option, path in named.items() if path is not None}
-    _check_outputs(source, outputs)
-    tally = _Tally(source)
+    named = {"video": save, "jsonl": jsonl, "contact_sheet": contact_sheet, "csv": csv, "mot": mot, "crops": crops}
+    targets = {kind: str(target) for kind, target in {**named, "mqtt": mqtt, "webhook": webhook}.items() if target is not None}
+    feed = FeedOptions(
+        policy=parse_policy(policy),
+        timeouts=Timeouts(open_timeout, read_timeout),
+        max_reconnects=max_reconnects,
+        stride=stride,
+        size_hw=None if size is None else parse_size(size),
+    )
+    wanted = None if classes is None else tuple(name.strip() for name in classes.split(","))
+    common = Wanted(tracker, min_score, wanted, feed)
+    jobs, model, settings = _jobs(sources or [], config, targets, common, model)
+    tally = _Tally(jobs[0].address if len(jobs) == 1 else f"{len(jobs)} streams")
     try:
         with ExitStack() as stack:
-            frames = stack.enter_context(open_source(source))
-            performance: Literal["latency", "throughput"] = "latency" if frames.live else "throughput"
-            # A tracker uses faint objects, so it gets all that the file gives.
-            floor = None if tracker else min_score
+            opened = [stack.enter_context(_opened(job)) for job in jobs]
+            live = any(job.live for job in jobs)
+            performance: Literal["latency", "throughput"] = "latency" if live else "throughput"
+            tracked = any(job.wanted.tracker for job in jobs)
             detector = stack.enter_context(
                 edgedet.load(
                     assets.named(model),
-                    runtime=runtime,
-                    device=device,
-                    min_score=floor,
+                    runtime=settings.get("runtime", runtime),
+                    device=settings.get("device", device),
+                    # A tracker uses faint objects, so it gets all that the file gives.
+                    min_score=None if tracked else min(job.wanted.score for job in jobs),
                     performance=performance,
                     inference_precision=inference_precision,
                 )
             )
             tally.classes = names = detector.spec.classes
-            sinks = [stack.enter_context(sink) for sink in _sinks(outputs, frames, names)]
-            window = stack.enter_context(_window(source, names)) if show else None
-            wanted = None if classes is None else [name.strip() for name in classes.split(",")]
-            found = stream(frames, detector, tracker=tracker, min_score=min_score, classes=wanted, sinks=sinks)
-            _watch(stack.enter_context(closing(found)), frames.frame_count, window, tally, max_frames)
-    except KeyboardInterrupt:  # how a camera's stream ends
+            server = None if serve is None else stack.enter_context(_server(lambda: tally.status(), host, serve, token))
+            plans = [_plan(job, source, detector, server, stack) for job, source in zip(jobs, opened, strict=True)]
+            window = stack.enter_context(_window(tally.source, names)) if show else None
+            wait_ms = settings.get("max_wait_ms", max_wait_ms)
+            found = stack.enter_context(stream(plans, detector, max_wait_ms=wait_ms, on_event=_say))
+            tally.status = found.status
+            stack.enter_context(_signals(found, tally))
+            counts = [source.frame_count for source in opened if source is not None]
+            frame_count = counts[0] if len(jobs) == len(counts) == 1 else None
+            _watch(found, frame_count, window, tally, max_frames)
+    except KeyboardInterrupt:
         _show(tally, json)
         raise
     _show(tally, json)
+    if tally.interrupted:  # how a camera's stream ends
+        raise KeyboardInterrupt
 
 
-def _check_outputs(source: str, outputs: Mapping[str, Path]) -> None:
-    """Refuse an output that would replace the source or another output."""
-    taken = {Path(source).resolve(): "the source"}
-    for option, path in outputs.items():
-        if path.resolve() in taken:
-            raise UsageError(f"{option} {path} is also {taken[path.resolve()]}; choose another name")
-        taken[path.resolve()] = option
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of a stream's objects and frames."""
+
+    tracker: str | None
+    min_score: float | None
+    classes: tuple[str, ...] | None
+    feed: Any
+
+    @property
+    def score(self) -> float:
+        """The score below which objects are dropped, or from which a track starts."""
+        return MIN_SCORE if self.min_score is None else self.min_score
 
 
-def _sinks(outputs: Mapping[str, Path], frames: Source, names: Sequence[str]) -> Iterator[Sink]:
-    """The sinks asked for, each opened when it is taken."""
-    from edgedet.streaming.sinks.contact_sheet import ContactSheetSink
-    from edgedet.streaming.sinks.jsonl import JsonLinesSink
-    from edgedet.streaming.sinks.video import VideoSink
+@dataclass(frozen=True)
+class Job:
+    """One stream as it was asked for; sinks: (kind, target)."""
 
-    for option, path in outputs.items():
-        if option == "--save":
-            yield VideoSink(path, classes=names, fps=frames.fps)
-        elif option == "--jsonl":
-            yield JsonLinesSink(path, classes=names)
-        else:
-            yield ContactSheetSink(path, classes=names)
+    address: str
+    name: str
+    wanted: Wanted
+    sinks: Sequence[tuple[str, str]]
+    settings: StreamSettings | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether it is a camera, or something that behaves like one."""
+        from edgedet.streaming.sources.base import kind_of
+
+        return kind_of(self.address).LIVE
+
+
+def _jobs(
+    sources: Sequence[str], config: Path | None, targets: Mapping[str, str], common: Wanted, model: Path | None
+) -> tuple[list[Job], Path, dict[str, Any]]:
+    """The streams asked for, on the command line or in a file, the model, and the file's other settings."""
+    from edgedet.streaming.sources.network import public_name
+
+    if (config is None) == (not sources):
+        raise UsageError("name what to look at, or --config FILE, and not both: edgedet stream clip.mp4 --model model.onnx")
+    if config is not None:
+        if targets:
+            raise UsageError("with --config the sinks stand in the file, as [[stream.sink]] kind and target")
+        return _jobs_of(config, common, model)
+    if model is None:
+        raise UsageError("--model is missing: the file to detect with, as `edgedet export` writes it")
+    if len(sources) > 1 and targets:
+        raise UsageError("several streams cannot share an output; give each its own in a file: --config streams.toml")
+    _check_outputs(sources, {kind: target for kind, target in targets.items() if "://" not in target})
+    return [Job(source, public_name(source), common, tuple(targets.items())) for source in sources], model, {}
+
+
+def _jobs_of(config: Path, common: Wanted, model: Path | None) -> tuple[list[Job], Path, dict[str, Any]]:
+    from dataclasses import replace
+
+    from edgedet.streaming.config import read_settings
+    from edgedet.streaming.sources.base import Timeouts
+
+    settings = read_settings(config)
+    jobs = []
+    for one in settings.streams:
+        limits = common.feed.timeouts
+        feed = replace(
+            common.feed,
+            policy=one.policy or common.feed.policy,
+            timeouts=Timeouts(one.open_timeout_s or limits.open_s, one.read_timeout_s or limits.read_s),
+            max_reconnects=common.feed.max_reconnects if one.max_reconnects is None else one.max_reconnects,
+            stride=one.stride or common.feed.stride,
+            size_hw=one.size_hw or common.feed.size_hw,
+        )
+        score = common.min_score if one.min_score is None else one.min_score
+        wanted = Wanted(one.tracker or common.tracker, score, one.classes or common.classes, feed)
+        jobs.append(Job(one.source, one.name, wanted, [(sink.kind, sink.target) for sink in one.sinks], one))
+    chosen = {"runtime": settings.runtime, "device": settings.device, "max_wait_ms": settings.max_wait_ms}
+    return jobs, model or Path(settings.model), {key: value for key, value in chosen.items() if value is not None}
+
+
+def _check_outputs(sources: Sequence[str], outputs: Mapping[str, str]) -> None:
+    """Refuse an output that would replace a source or another output."""
+    taken = {Path(source).resolve(): "the source" for source in sources}
+    for kind, target in outputs.items():
+        option = {"video": "--save", "contact_sheet": "--contact-sheet"}.get(kind, f"--{kind}")
+        if Path(target).resolve() in taken:
+            raise UsageError(f"{option} {target} is also {taken[Path(target).resolve()]}; choose another name")
+        taken[Path(target).resolve()] = option
+
+
+@contextmanager
+def _opened(job: Job) -> Iterator[Source | None]:
+    """The open file of a stream, None for a camera, which is opened while it runs."""
+    from edgedet.streaming.sources.base import open_source
+
+    if job.live:
+        yield None
+        return
+    with open_source(job.address) as source:
+        yield source
+
+
+def _plan(job: Job, source: Source | None, detector: LoadedDetector, server: WebServer | None, stack: ExitStack) -> StreamPlan:
+    """The stream with its sinks open."""
+    from edgedet.streaming.lane import StreamPlan
+    from edgedet.streaming.sinks.base import open_sink
+
+    names, fps = detector.spec.classes, None if source is None else source.fps
+    sinks: list[Sink] = [
+        stack.enter_context(open_sink(kind, target, classes=names, fps=fps, live=source is None)) for kind, target in job.sinks
+    ]
+    if server is not None:
+        sinks.append(server.sink(job.name, classes=names))
+    wanted = job.wanted
+    return StreamPlan(
+        source=job.address if source is None else source,
+        name=job.name,
+        tracker=wanted.tracker,
+        min_score=wanted.score,
+        classes=wanted.classes,
+        zones=_zones(job),
+        sinks=sinks,
+        feed=wanted.feed,
+    )
+
+
+def _zones(job: Job) -> Any:
+    """The zones and lines of a stream, None where it has none."""
+    return None
+
+
+def _server(status: Callable[[], Sequence[StreamStatus]], host: str, port: int, token: str | None) -> WebServer:
+    from edgedet.streaming.web.server import WebServer
+
+    return WebServer(status, host=host, port=port, token=token)
 
 
 def _window(title: str, names: Sequence[str]) -> WindowSink:
     from edgedet.streaming.sinks.window import WindowSink
 
     return WindowSink(title, classes=names)
+
+
+def _say(event: Event) -> None:
+    """Tell people what a stream does."""
+    if event.kind == "offline":
+        console.say(f"{event.stream}: offline: {event.detail['reason']}; trying again")
+    elif event.kind == "resized":
+        height, width = event.detail["size_hw"]
+        console.say(f"{event.stream}: frames are {width}x{height} now")
+
+
+@contextmanager
+def _signals(found: Stream, tally: _Tally) -> Iterator[None]:
+    """SIGINT and SIGTERM end the stream after the frame in hand, a second one at once; SIGUSR1 shows how it fares."""
+
+    def end(number: int, frame: object) -> None:
+        if tally.interrupted:
+            raise KeyboardInterrupt
+        tally.interrupted = True
+        found.stop()
+
+    handlers: dict[int, Any] = {signal.SIGINT: end, signal.SIGTERM: end}
+    if hasattr(signal, "SIGUSR1"):
+        handlers[signal.SIGUSR1] = lambda number, frame: console.say(_as_lines(found.status()))
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _watch(
@@ -121,19 +315,20 @@ def _watch(
             window.write(frame, objects)
             if window.closed:
                 return
-    if frame_count is not None and total is not None and tally.frames < total:
+    if frame_count is not None and total is not None and tally.frames < total and not tally.interrupted:
         console.say(f"{tally.source}: {tally.frames} of {total} frames could be decoded; is the file whole?")
 
 
 class _Tally:
-    """What a stream has given so far."""
+    """What the streams have given so far."""
 
     def __init__(self, source: str) -> None:
         self.source = source
         self.classes: Sequence[str] = ()
         self.frames, self.seconds = 0, 0.0
+        self.interrupted = False
+        self.status: Callable[[], Sequence[StreamStatus]] = list
         self._objects: Counter[int] = Counter()
-        self._tracks: int | None = None
 
     def counting(self, found: Iterator[Found]) -> Iterator[Found]:
         """The same frames and objects, counted and timed as they pass."""
@@ -141,8 +336,6 @@ class _Tally:
         for frame, objects in found:
             self.frames += 1
             self._objects.update(objects.labels.tolist())
-            if objects.track_ids is not None:  # ids are given in order, so the highest is the number of tracks
-                self._tracks = max(self._tracks or 0, objects.track_ids.max(initial=0).item())
             self.seconds = time.monotonic() - started_s
             yield frame, objects
 
@@ -150,18 +343,21 @@ class _Tally:
         """The figures as plain values; an object counts in every frame it is seen in. tracks: None without a tracker."""
         from edgedet.streaming.overlay import class_name
 
+        streams = self.status()
+        tracks = [status.tracks for status in streams if status.tracks is not None]
         return {
             "source": self.source,
             "frames": self.frames,
             "seconds": round(self.seconds, 3),
             "fps": round(self.frames / self.seconds, 2) if self.seconds else None,
             "objects": {class_name(self.classes, label): count for label, count in self._objects.most_common()},
-            "tracks": self._tracks,
+            "tracks": sum(tracks) if tracks else None,
+            "streams": [asdict(status) for status in streams],
         }
 
 
 def _show(tally: _Tally, json: bool) -> None:
-    """Print the summary as a table or as JSON."""
+    """Print the summary as tables or as JSON."""
     figures = tally.summary()
     if json:
         console.print_json(figures)
@@ -173,3 +369,19 @@ def _show(tally: _Tally, json: bool) -> None:
     print(title)
     if rows:
         console.print_table(("class", "seen", "a frame"), rows)
+    if tally.frames:
+        print(_as_lines(tally.status()))
+
+
+def _as_lines(statuses: Sequence[StreamStatus]) -> str:
+    """How each stream fares, a line or two a stream."""
+    lines = []
+    for status in statuses:
+        dropped = ", ".join(f"{count} {cause}" for cause, count in {**status.dropped, **status.sink_dropped}.items()) or "none"
+        words = f"{status.name}: {status.state}, {status.frames} frames, dropped: {dropped}, reconnects: {status.reconnects}"
+        lines.append(words + (f" ({status.reason})" if status.reason else ""))
+        stages = {"age": status.age_ms, **status.stages_ms}
+        parts = [f"{name} {one.p50:.1f} / {one.p95:.1f} / {one.p99:.1f}" for name, one in stages.items() if one]
+        if parts:
+            lines.append(f"  ms p50 / p95 / p99: {', '.join(parts)}")
+    return "\n".join(lines)

@@ -1,205 +1,327 @@
-"""A source through a detector and a tracker into sinks, all at work at the same time.
+"""Streams through one detector, each with its own tracker and sinks, all at work at the same time.
 
-    read ──frames──▶ submit ──futures──▶ the caller's loop (track, yield) ──▶ write to the sinks
+    feeds ──frames──▶ inbox ──▶ submit ──futures──▶ the caller's loop (track, yield) ──▶ outlets ──▶ sinks
 
-Decoding, submitting and writing each have a thread; OpenCV and the runtimes
-release the GIL. Order is kept, every queue is bounded, and whatever goes wrong
-in a thread is raised in the caller's loop.
+Every connection, the submitting and every sink have a thread; OpenCV and the
+runtimes release the GIL. A stream's order is kept, every queue is bounded, and
+whatever goes wrong in a thread is raised in the caller's loop.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Protocol, cast
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
 from edgedet.detections import Detections
-from edgedet.errors import UsageError
+from edgedet.errors import EdgedetError, SourceError, UsageError
 from edgedet.streaming.channel import Channel
-from edgedet.streaming.frame import Frame
+from edgedet.streaming.feed import Feed, FeedOptions
+from edgedet.streaming.frame import Event, Frame
+from edgedet.streaming.inbox import Inbox
+from edgedet.streaming.lane import Lane, StreamPlan
 from edgedet.streaming.sinks.base import Sink
 from edgedet.streaming.sources.base import Source, open_source
-from edgedet.tracking.base import Tracker, create
+from edgedet.streaming.status import StreamStatus
+from edgedet.tracking.base import Tracker
 
-READ_AHEAD = 4  # frames decoded before they are wanted
-WRITE_BEHIND = 4  # frames waiting for the sinks
+MAX_WAIT_MS = 10.0
+_MOST_TOGETHER = 8  # frames in a micro-batch of a file of dynamic batch
+_LEFT_BEHIND_S = 0.5  # how long the end waits for threads that hang in a dead camera's read
 
 Found = tuple[Frame, Detections]
 Detect = Callable[[np.ndarray], Detections]
-Refine = Callable[[Detections, float], Detections]
 
 
 class ManyDetector(Protocol):
-    """A detector that takes several images at once: what `edgedet.load` gives."""
+    """A detector with several requests in flight: what `edgedet.load` gives."""
 
     slots: int
 
     def submit(self, image: np.ndarray) -> Future[Detections]: ...
 
 
+class BatchDetector(Protocol):
+    """A detector that takes several images in one request."""
+
+    def submit_batch(self, images: Sequence[np.ndarray]) -> list[Future[Detections]]: ...
+
+
+class _InFlight(NamedTuple):
+    """A frame and the objects it will have; last: of its request."""
+
+    stream: str
+    frame: Frame
+    submitted_s: float
+    future: Future[Detections]
+    last: bool
+
+
 def stream(
-    source: str | Path | int | Source,
+    source: str | Path | int | Source | Sequence[str | Path | int | StreamPlan],
     detector: Detect,
     *,
     tracker: str | Tracker | None = None,
     min_score: float | None = None,
     classes: Sequence[str] | None = None,
     sinks: Sequence[Sink] = (),
-) -> Generator[Found, None, None]:
-    """Frames and the objects in them, in order, as an iterator.
+    feed: FeedOptions | None = None,
+    max_wait_ms: float = MAX_WAIT_MS,
+    on_event: Callable[[Event], None] | None = None,
+) -> Stream:
+    """Frames and the objects in them, as an iterator and a context manager; `frame.source` says whose they are.
 
-    source: an address for `open_source`, or an open source. detector: any
-    function from a frame (H, W, 3) uint8 BGR to Detections; one that has
-    `submit` and `slots` gets that many frames at once. tracker: a name, or one
-    made before; give the detector a low threshold then (0.1), trackers use
-    faint objects. min_score: objects below are dropped; with a tracker's name
-    it is instead the score that starts a track. classes: the names to keep.
+    source: an address for `open_source`, or an open source; for several
+    streams a list of addresses, or of plans, each with its own options.
+    detector: any function from a frame (H, W, 3) uint8 BGR to Detections; one
+    that has `submit` and `slots` gets that many frames at once. tracker: a
+    name, or one made before (one stream only); give the detector a low
+    threshold then (0.1), trackers use faint objects. min_score, classes, sinks:
+    as in `StreamPlan`; with a list of plans they are said there. feed: what
+    becomes of frames that come too fast, time-outs, reconnects. max_wait_ms: how
+    long a frame may wait for others where the model takes several at once.
+    on_event: called as `offline` and the like happen, from another thread.
 
-    A file is lossless; a live source gives its newest frame and drops what
-    came in between. Source and sinks are closed at the end. Leaving early
-    keeps what the sinks wrote; an error drops it.
+    A file is lossless; a live source gives its newest frame, drops what came in
+    between, and is opened again when it is lost. An address that never opened
+    is an error where no other stream runs. Sources and sinks are closed at the
+    end. Leaving early keeps what the sinks wrote; an error drops it.
     """
-    refine = _refiner(detector, tracker, min_score, classes)
-    opened = open_source(source) if isinstance(source, (str, Path, int)) else source
-    return _run(opened, detector, refine, sinks)
-
-
-def _refiner(detector: Detect, tracker: str | Tracker | None, min_score: float | None, classes: Sequence[str] | None) -> Refine:
-    """What happens to the detections of a frame: classes chosen, then tracked or filtered by score."""
-    labels = None if classes is None else _labels(detector, classes)
-    if isinstance(tracker, str):
-        tracker = create(tracker, min_score=min_score)
-    elif tracker is not None and min_score is not None:
-        raise UsageError("min_score is for a tracker given by name; set the threshold on the tracker itself")
-
-    def refine(detections: Detections, time_s: float) -> Detections:
-        if labels is not None:
-            detections = detections[np.isin(detections.labels, labels)]
-        if tracker is not None:
-            return tracker.update(detections, time_s)
-        return detections if min_score is None else detections[detections.scores >= min_score]
-
-    return refine
-
-
-def _labels(detector: Detect, classes: Sequence[str]) -> np.ndarray:
-    """The labels of these class names."""
-    spec = getattr(detector, "spec", None)
-    if spec is None:
-        raise UsageError("classes can only be chosen with a detector that names them in `detector.spec.classes`")
-    for name in classes:
-        if name not in spec.classes:
-            near = get_close_matches(name, spec.classes, n=3, cutoff=0.5) or spec.classes[:10]
-            raise UsageError(f"the model has no class {name!r}; did you mean: {', '.join(near)}?")
-    return np.array([spec.classes.index(name) for name in classes], np.int32)
-
-
-def _run(source: Source, detector: Detect, refine: Refine, sinks: Sequence[Sink]) -> Generator[Found, None, None]:
-    """The generator behind `stream`; closing it stops every thread."""
-    with ExitStack() as stack:
-        stack.enter_context(source)
-        for sink in sinks:
-            stack.enter_context(sink)
-        threads = stack.enter_context(_Threads(source, detector, sinks))
-        for frame, objects in threads.results():
-            found = frame, refine(objects, frame.time_s)
-            if not threads.to_write.put(found):
-                break  # a sink failed; leaving the context raises its error
-            yield found
-
-
-class _Threads:
-    """The three threads of one stream and the channels between them."""
-
-    def __init__(self, source: Source, detector: Detect, sinks: Sequence[Sink]) -> None:
-        self._source, self._sinks, self._pool = source, sinks, None
-        if hasattr(detector, "submit"):
-            many = cast(ManyDetector, detector)
-            self._submit, slots = many.submit, many.slots
-        else:
-            self._pool = ThreadPoolExecutor(1, "edgedet-detect")
-            self._submit, slots = (lambda image: pool.submit(detector, image)), 1
-            pool = self._pool
-        # A file keeps one more request waiting, so that the engine never idles; live, it would only grow old there.
-        self._room = threading.Semaphore(slots if source.live else slots + 1)
-        self._frames: Channel[Frame] = Channel(1, when_full="drop-oldest") if source.live else Channel(READ_AHEAD)
-        self._in_flight: Channel[tuple[Frame, Future[Detections]]] = Channel()
-        self.to_write: Channel[Found] = Channel(WRITE_BEHIND)
-        self._write_error: BaseException | None = None
-        self._stopped = False
-        self._threads = [
-            threading.Thread(target=run, name=f"edgedet-{run.__name__.strip('_')}", daemon=True)
-            for run in (self._read_frames, self._submit_frames, self._write_found)
+    if isinstance(source, (list, tuple)) and any(isinstance(one, StreamPlan) for one in source):
+        if not all(isinstance(one, StreamPlan) for one in source):
+            raise UsageError("give either addresses or plans, not both")
+        plans = [one for one in source if isinstance(one, StreamPlan)]
+    else:
+        several = cast("list[str | Path | int]", list(source)) if isinstance(source, (list, tuple)) else [source]
+        if len(several) > 1 and (sinks or not isinstance(tracker, (str, type(None)))):
+            raise UsageError("a sink or a tracker serves one stream; give each stream a StreamPlan with its own")
+        options = feed or FeedOptions()
+        plans = [
+            StreamPlan(cast("str | Path | int | Source", one), "", tracker, min_score, classes, None, sinks, options)
+            for one in several
         ]
+    return Stream(plans, detector, max_wait_ms=max_wait_ms, on_event=on_event)
 
-    def _read_frames(self) -> None:
-        """Thread: source → frames."""
-        _pump(self._source, self._frames)
 
-    def _submit_frames(self) -> None:
-        """Thread: frames → requests in flight. Room first, then the frame: a live one is then the newest."""
+class Stream:
+    """An iterator over (frame, objects); `status()` tells at any time how each stream fares."""
 
-        def requests() -> Iterator[tuple[Frame, Future[Detections]]]:
-            while self._room.acquire() and not self._stopped:
-                frame = next(self._frames, None)
-                if frame is None:
-                    return
-                yield frame, self._submit(frame.image)
+    def __init__(
+        self, plans: Sequence[StreamPlan], detector: Detect, *, max_wait_ms: float, on_event: Callable[[Event], None] | None
+    ) -> None:
+        if not plans:
+            raise UsageError("no stream is given; name a video, a camera or an address")
+        self._lanes = [Lane(plan, detector) for plan in plans]
+        names = [lane.name for lane in self._lanes]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UsageError(f"two streams are called {twice!r}; give each a name of its own")
+        self._stop = threading.Event()
+        self._found = _run(self._lanes, detector, max_wait_ms, on_event, self._stop)
 
-        _pump(requests(), self._in_flight)
+    def status(self) -> list[StreamStatus]:
+        """The figures of every stream now."""
+        return [lane.statistics.status() for lane in self._lanes]
 
-    def _write_found(self) -> None:
-        """Thread: found → every sink."""
-        try:
-            for frame, objects in self.to_write:
-                for sink in self._sinks:
-                    sink.write(frame, objects)
-        except BaseException as error:
-            self._write_error = error
-            self.to_write.cancel()
+    def stop(self) -> None:
+        """End soon, as if every source had ended; may be called from another thread or a signal's handler."""
+        self._stop.set()
 
-    def results(self) -> Iterator[Found]:
-        """Frames and what the detector found in them, in order."""
-        for frame, future in self._in_flight:
-            objects = future.result()
-            self._room.release()
-            yield frame, objects
+    def close(self) -> None:
+        """Stop at once; what the sinks wrote is kept."""
+        self._found.close()
 
-    def __enter__(self) -> _Threads:
-        for thread in self._threads:
-            thread.start()
+    def __iter__(self) -> Iterator[Found]:
         return self
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Stop reading, let what was found be written (unless an error ended it), wait for every thread."""
+    def __next__(self) -> Found:
+        return next(self._found)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _run(
+    lanes: Sequence[Lane],
+    detector: Detect,
+    max_wait_ms: float,
+    on_event: Callable[[Event], None] | None,
+    stop: threading.Event,
+) -> Generator[Found, None, None]:
+    """The generator behind `Stream`; closing it stops every thread."""
+    by_name = {lane.name: lane for lane in lanes}
+    with ExitStack() as stack:
+        for lane in lanes:
+            for sink in lane.plan.sinks:
+                stack.enter_context(sink)
+        stack.push(_Outlets(lanes).close)
+        engine = stack.enter_context(_Engine(lanes, detector, max_wait_ms, on_event, stop))
+        for name, frame, submitted_s, future, last in engine.in_flight:
+            objects = future.result()
+            if last:
+                engine.room.release()
+            yield frame, by_name[name].finish(frame, objects, submitted_s, time.monotonic())
+        engine.raise_what_ended_it()
+
+
+class _Outlets:
+    """The threads of all sinks, ended together."""
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self._lanes = lanes
+        for lane in lanes:
+            lane.open()
+
+    def close(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Let what was found be written, unless an error ended it; raises what a lossless sink failed with."""
+        with ExitStack() as stack:
+            for lane in self._lanes:
+                for outlet in lane.outlets:
+                    stack.callback(outlet.close, error)
+
+
+class _Engine:
+    """The feeds, and the thread that hands their frames to the detector."""
+
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        detector: Detect,
+        max_wait_ms: float,
+        on_event: Callable[[Event], None] | None,
+        stop: threading.Event,
+    ) -> None:
+        self._stop = stop
+        self._detector, slots = detector, 1
+        self._pool: ThreadPoolExecutor | None = None
+        if hasattr(detector, "submit"):
+            slots = cast(ManyDetector, detector).slots
+        else:
+            self._pool = ThreadPoolExecutor(1, "edgedet-detect")
+        # A file keeps one more request waiting, so that the engine never idles; live, it would only grow old there.
+        self.room = threading.Semaphore(slots if any(lane.live for lane in lanes) else slots + 1)
+        self._together = _micro_batch(detector, len(lanes))
+        self._max_wait_s = max_wait_ms / 1000
+        self.in_flight: Channel[_InFlight] = Channel()
+        self._inbox = Inbox(lane.name for lane in lanes)
+        self._on_event = on_event
+        self._failed: dict[str, Exception] = {}
+        self._feeds = [self._feed(lane, len(lanes)) for lane in lanes]
+        self._stopped = False
+        self._thread = threading.Thread(target=self._submit_frames, name="edgedet-submit", daemon=True)
+
+    def _feed(self, lane: Lane, streams: int) -> Feed:
+        def notify(event: Event) -> None:
+            lane.notice(event)
+            if self._on_event is not None:
+                self._on_event(event)
+
+        def tried(error: Exception | None) -> bool:
+            """Whether to go on: where no stream could be opened at all, nothing is worth waiting for."""
+            if isinstance(error, EdgedetError):
+                self._failed[lane.name] = error
+                if len(self._failed) == streams:
+                    self._inbox.cancel()
+                    return False
+            else:
+                self._failed.pop(lane.name, None)
+            return True
+
+        plan = lane.plan
+        return Feed(
+            lane.name,
+            _opener(plan),
+            self._inbox,
+            lane.statistics,
+            options=plan.feed,
+            stopped=self._stop,
+            notify=notify,
+            tried=tried,
+            reopens=isinstance(plan.source, (str, Path, int)),
+        )
+
+    def _submit(self, images: list[np.ndarray]) -> list[Future[Detections]]:
+        """A future for each image, of one request where the detector takes several at once."""
+        if self._pool is not None:
+            return [self._pool.submit(self._detector, image) for image in images]
+        if self._together > 1:
+            return cast(BatchDetector, self._detector).submit_batch(images)
+        return [cast(ManyDetector, self._detector).submit(image) for image in images]
+
+    def _submit_frames(self) -> None:
+        """Thread: inbox → requests in flight. Room first, then the frame: a live one is then the newest."""
+        try:
+            while self.room.acquire() and not self._stopped:
+                taken = self._inbox.take(self._together, wait_s=self._max_wait_s)
+                if not taken:
+                    break
+                submitted_s = time.monotonic()
+                futures = self._submit([frame.image for _, frame in taken])
+                for number, ((name, frame), future) in enumerate(zip(taken, futures, strict=True), 1):
+                    last = number == len(taken)
+                    if not self.in_flight.put(_InFlight(name, frame, submitted_s, future, last)):
+                        return
+        except BaseException as error:  # raised again in the caller's loop
+            self.in_flight.close(error)
+        else:
+            self.in_flight.close()
+
+    def raise_what_ended_it(self) -> None:
+        """Raise the error of the stream that failed first, where any did."""
+        if len(self._failed) == len(self._feeds):
+            raise next(iter(self._failed.values()))
+        for feed in self._feeds:
+            feed.join(_LEFT_BEHIND_S)
+            if feed.error is not None:
+                raise feed.error
+
+    def __enter__(self) -> _Engine:
+        self._thread.start()
+        for feed in self._feeds:
+            feed.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop reading and wait for every thread."""
         self._stopped = True
-        self._frames.cancel()
-        self._room.release()
-        if isinstance(error, Exception):
-            self.to_write.cancel()
-        self.to_write.close()
-        for thread in self._threads:
-            thread.join()
-        wait([future for _, future in self._in_flight.cancel() if not future.cancel()])
+        self._stop.set()
+        self._inbox.cancel()
+        self.room.release()
+        self._thread.join()
+        for feed in self._feeds:
+            feed.join(_LEFT_BEHIND_S)
+        wait([waiting.future for waiting in self.in_flight.cancel() if not waiting.future.cancel()])
         if self._pool is not None:
             self._pool.shutdown()
-        if self._write_error is not None and not isinstance(error, Exception):
-            raise self._write_error
 
 
-def _pump(items: Iterable[Any], channel: Channel[Any]) -> None:
-    """Put every item into the channel until it wants no more, then close it, with the error that ended the items if one did."""
-    try:
-        for item in items:
-            if not channel.put(item):
-                break
-    except BaseException as error:  # raised again where the channel is read
-        channel.close(error)
-    else:
-        channel.close()
+def _micro_batch(detector: Detect, streams: int) -> int:
+    """Frames in one request: what the file takes, or of a dynamic one as many as there are streams."""
+    if not hasattr(detector, "submit_batch"):
+        return 1
+    batch = cast(Any, detector).spec.batch
+    return int(batch) if batch else min(streams, _MOST_TOGETHER)
+
+
+def _opener(plan: StreamPlan) -> Callable[[], Source]:
+    """What opens the stream's source, again and again; one that was given open is given once."""
+    source = plan.source
+    if isinstance(source, (str, Path, int)):
+        return lambda: open_source(source, plan.feed.timeouts)
+    given = [source]
+
+    def once() -> Source:
+        if not given:
+            raise SourceError(f"{plan.title}: was given open, so it cannot be opened again")
+        return given.pop()
+
+    return once

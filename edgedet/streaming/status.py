@@ -23,7 +23,8 @@ class StreamStatus:
     """One stream's figures at a moment.
 
     reason: why it is offline. fps: results a second over the last seconds.
-    frames: results so far. objects: in the latest result. dropped: frames by
+    frames: results so far. objects: in the latest result. tracks: ids given so
+    far, None without a tracker. dropped: frames by
     cause, such as `newest` (a newer one came first) or `corrupt`. sink_dropped:
     frames a sink did not take, by the sink's name. age_ms: from a frame's
     capture to its result. stages_ms: by stage, `wait`, `detect`, `track`.
@@ -36,6 +37,7 @@ class StreamStatus:
     fps: float = 0.0
     frames: int = 0
     objects: int = 0
+    tracks: int | None = None
     reconnects: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
     sink_dropped: Mapping[str, int] = field(default_factory=dict)

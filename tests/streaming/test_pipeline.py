@@ -12,6 +12,7 @@ from edgedet.detections import Detections
 from edgedet.errors import OutputError, SourceError, UsageError
 from edgedet.streaming.frame import Frame
 from edgedet.streaming.pipeline import stream
+from edgedet.streaming.sinks.base import Sink
 from edgedet.tracking.bytetrack import ByteTrack
 
 
@@ -38,7 +39,7 @@ class Given:
         self.closed = True
 
 
-class Kept:
+class Kept(Sink):
     """A sink that remembers what it took and how it was closed."""
 
     def __init__(self, *, every_s=0.0, error_at=None):

@@ -82,8 +82,8 @@ def test_addresses_without_frames_are_refused_with_one_message(tmp_path, write_c
     for name, message in expected.items():
         with pytest.raises(SourceError, match=message):
             open_source(tmp_path / name)
-    with pytest.raises(SourceError, match="rtsp://camera/1: network cameras cannot be read yet"):
-        open_source("rtsp://camera/1")
+    with pytest.raises(SourceError, match="ftp://camera/1: ftp:// is no scheme read here; there are rtsp"):
+        open_source("ftp://camera/1")
     printed = capfd.readouterr()
     assert printed.out + printed.err == ""
 

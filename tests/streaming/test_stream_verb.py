@@ -65,7 +65,7 @@ def test_a_folder_of_photos_is_summed_up_as_a_table(run, coco_val, tmp_path):
     [
         (["absent.mp4"], "absent.mp4: no such file or folder"),
         (["97"], "camera 97: there is none with this index"),
-        (["{clip}", "--tracker", "sort9"], "no tracker named 'sort9'; there are: bytetrack"),
+        (["{clip}", "--tracker", "sort9"], "no tracker named 'sort9'; there are: botsort, bytetrack, ocsort, sort"),
         (["{clip}", "--classes", "person,persn"], "the model has no class 'persn'; did you mean: person"),
         (["{clip}", "--save", "{clip}"], "is also the source; choose another name"),
         (["{clip}", "--save", "out.mp4", "--jsonl", "out.mp4"], "--jsonl out.mp4 is also --save; choose another name"),

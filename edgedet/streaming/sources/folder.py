@@ -9,7 +9,9 @@ from types import TracebackType
 from edgedet import images
 from edgedet.errors import SourceError
 from edgedet.streaming.frame import Frame
+from edgedet.streaming.sources.base import Timeouts
 
+LIVE = False
 FPS = 25.0  # images state no times; this only spaces them
 
 
@@ -19,7 +21,7 @@ def accepts(address: str) -> bool:
     return path.is_dir() or (path.is_file() and path.suffix.lower() in images.SUFFIXES)
 
 
-def open(address: str) -> ImageFolder:
+def open(address: str, timeouts: Timeouts) -> ImageFolder:
     """The folder's images, or the one image."""
     return ImageFolder(Path(address))
 

@@ -11,8 +11,9 @@ import cv2
 from edgedet import images
 from edgedet.errors import SourceError
 from edgedet.streaming.frame import Frame
-from edgedet.streaming.sources.base import nominal_fps, open_capture
+from edgedet.streaming.sources.base import Timeouts, nominal_fps, open_capture
 
+LIVE = False
 _FALLBACK_FPS = 25.0  # for files that state neither times nor a rate
 
 
@@ -22,7 +23,7 @@ def accepts(address: str) -> bool:
     return path.is_file() and path.suffix.lower() not in images.SUFFIXES
 
 
-def open(address: str) -> VideoFile:
+def open(address: str, timeouts: Timeouts) -> VideoFile:
     """The video file, its first frame decoded."""
     return VideoFile(Path(address))
 
@@ -37,7 +38,8 @@ class VideoFile:
         if path.stat().st_size == 0:
             raise SourceError(f"{path}: is empty (0 bytes); copy it again")
         self._capture = open_capture(str(path))
-        if not self._capture.isOpened():
+        # FFmpeg draws the letters of a text file and calls that a video of the codec `ansi`.
+        if not self._capture.isOpened() or int(self._capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"ansi"):
             raise SourceError(
                 f"{path}: not a video OpenCV can open ({path.stat().st_size} bytes); is it truncated or no video?"
             )

@@ -1,0 +1,236 @@
+"""One stream's frames into the inbox, whatever its camera does: it may die, hang, come back in another size, or lie about time.
+
+OpenCV cannot be interrupted: a read of a camera that hangs returns after three
+times its time-out. So each connection is read by a thread of its own, which is
+watched from outside and, when nothing comes, left behind: it ends by itself.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+
+from edgedet.errors import EdgedetError, SourceError
+from edgedet.streaming.frame import Event, Frame
+from edgedet.streaming.inbox import Inbox
+from edgedet.streaming.policy import Policy
+from edgedet.streaming.sources.base import Source, Timeouts
+from edgedet.streaming.statistics import Statistics
+
+READ_AHEAD = 4  # frames of a file decoded before they are wanted
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 0.4
+"""Between attempts to reconnect. It stays this short because an attempt at a camera that is down costs one refused
+connection, and its first frame is wanted within 1.5 s, of which opening takes .9."""
+MOST_LEFT_BEHIND = 3  # connections that hang, beyond which none is opened
+CLOCK_SLACK_S = 1.0  # a live frame's time may differ so much from what has passed here; beyond, its clock has jumped
+_TICK_S = 0.05
+
+Notify = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class FeedOptions:
+    """max_reconnects: attempts in a row without a frame, None for no end. stride: one frame in so many. size_hw: resized to."""
+
+    policy: Policy = field(default_factory=Policy)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    max_reconnects: int | None = None
+    stride: int = 1
+    size_hw: tuple[int, int] | None = None
+
+
+class _Connection:
+    """One thread that reads one opened source until it ends, fails, or is left behind."""
+
+    def __init__(self, open_source: Callable[[], Source], accept: Callable[[Source, Frame], bool]) -> None:
+        self._open, self._accept = open_source, accept
+        self.error: BaseException | None = None
+        self.left_behind = False
+        self.live = True
+        self.frames, self.beat_s = 0, time.monotonic()
+        self._thread = threading.Thread(target=self._read, name="edgedet-read", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
+    def _read(self) -> None:
+        try:
+            with self._open() as source:
+                self.live = source.live
+                for frame in source:
+                    self.beat_s = time.monotonic()
+                    if self.left_behind or not self._accept(source, frame):
+                        return
+                    self.frames += 1
+                    self.beat_s = time.monotonic()
+        except BaseException as error:  # judged by the thread that watches
+            self.error = error
+
+
+class Feed:
+    """Reads one stream in the background, reconnects where it is live, and tells what happened through `notify`.
+
+    stopped: set by whoever wants the stream to end. tried: told why there is no first frame, or None with it;
+    says whether to go on. reopens: whether
+    the source can be opened again. error: why the stream ended, None for a clip's end.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_source: Callable[[], Source],
+        inbox: Inbox,
+        statistics: Statistics,
+        *,
+        options: FeedOptions,
+        stopped: threading.Event,
+        notify: Notify,
+        tried: Callable[[Exception | None], bool],
+        reopens: bool,
+    ) -> None:
+        self._reopens = reopens
+        self.name, self._open, self._inbox, self._statistics = name, open_source, inbox, statistics
+        self._options, self._notify, self._tried = options, notify, tried
+        self.error: BaseException | None = None
+        self._stopped = stopped
+        self._left_behind: list[_Connection] = []
+        self._next_index, self._shape = 0, (0, 0)
+        self._latest: tuple[float, float] | None = None  # time_s and read_s of the latest frame
+        self._shift_s = 0.0
+        self._thread = threading.Thread(target=self._run, name=f"edgedet-feed-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for every thread of the stream, those left behind by a hung camera for a little while only."""
+        self._thread.join()
+        deadline_s = time.monotonic() + timeout_s
+        for connection in self._left_behind:
+            connection.join(max(deadline_s - time.monotonic(), 0.0))
+
+    def _run(self) -> None:
+        try:
+            self._keep_connected()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._statistics.end(None if self.error is None else str(self.error))
+            self._inbox.end(self.name)
+
+    def _keep_connected(self) -> None:
+        failures = 0
+        while not self._stopped.is_set():
+            connection = _Connection(self._open, self._accept)
+            reason = self._watch(connection)
+            if connection.left_behind:
+                self._left_behind.append(connection)
+            if self._stopped.is_set() or reason is None:
+                return
+            if not (connection.live and self._reopens and isinstance(reason, (EdgedetError, cv2.error))):
+                raise reason
+            if self._latest is None and not self._tried(reason):
+                return
+            failures = 0 if connection.frames else failures + 1
+            self._go_offline(str(reason))
+            if self._options.max_reconnects is not None and failures > self._options.max_reconnects:
+                raise SourceError(f"{reason}; gave up after {self._options.max_reconnects} attempts to reconnect") from reason
+            self._pause(failures)
+            self._statistics.reconnects += 1
+
+    def _watch(self, connection: _Connection) -> Exception | None:
+        """Why the connection ended: None where the source did, or nobody wants more."""
+        limits = self._options.timeouts
+        while connection.alive and not self._stopped.is_set():
+            connection.join(_TICK_S)
+            silent_s = time.monotonic() - connection.beat_s
+            limit_s = limits.read_s if connection.frames else limits.open_s + limits.read_s
+            if connection.live and connection.alive and silent_s > limit_s:
+                connection.left_behind = True
+                return SourceError(f"{self.name}: no frame for {limit_s:g} s; the camera or the net hangs")
+        if connection.alive:  # stopped
+            connection.left_behind = True
+            return None
+        error = connection.error
+        if error is not None and not isinstance(error, Exception):
+            raise error
+        return error
+
+    def _go_offline(self, reason: str) -> None:
+        if self._statistics.go_offline(reason):
+            time_s = time.time() if self._latest is None else self._latest[0] + time.monotonic() - self._latest[1]
+            self._notify(Event("offline", self.name, time_s, {"reason": reason}))
+
+    def _pause(self, failures: int) -> None:
+        """Wait before the next attempt: longer after each failure, and never in step with other cameras."""
+        pause_s = min(FIRST_PAUSE_S * 2.0 ** min(failures, 10), LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
+        self._stopped.wait(pause_s)
+        while not self._stopped.wait(_TICK_S):
+            self._left_behind = [connection for connection in self._left_behind if connection.alive]
+            if len(self._left_behind) < MOST_LEFT_BEHIND:
+                return
+
+    def _accept(self, source: Source, frame: Frame) -> bool:
+        """Take one frame of the connection that is in use; False when no more are wanted."""
+        index = self._next_index
+        self._next_index += 1
+        if self._stopped.is_set():
+            return False
+        if not _is_picture(frame.image):
+            self._statistics.drop("corrupt")
+            return True
+        policy, wait = (self._options.policy, False) if source.live else (Policy("queue", READ_AHEAD), True)
+        if index % self._options.stride or (policy.kind == "every" and index % policy.count):
+            self._statistics.drop("stride" if index % self._options.stride else "every")
+            return True
+        frame = self._restamped(replace(frame, index=index), live=source.live)
+        if self._options.size_hw:
+            frame = replace(frame, image=cv2.resize(frame.image, self._options.size_hw[::-1], interpolation=cv2.INTER_AREA))
+        if source.live:
+            self._tell_of(frame)
+        else:
+            self._statistics.go_online(frame.image.shape[:2])
+        dropped = self._inbox.put(self.name, frame, room=policy.room, wait=wait)
+        if dropped:
+            self._statistics.drop(policy.kind, dropped)
+        return dropped is not None
+
+    def _restamped(self, frame: Frame, *, live: bool) -> Frame:
+        """The frame on a clock that runs as fast as ours: a live camera's may jump, backwards too."""
+        time_s = frame.time_s + self._shift_s
+        if live and self._latest is not None:
+            due_s = self._latest[0] + frame.read_s - self._latest[1]
+            if abs(time_s - due_s) > CLOCK_SLACK_S:
+                self._shift_s += due_s - time_s
+                time_s = due_s
+        self._latest = (time_s, frame.read_s)
+        return replace(frame, time_s=time_s)
+
+    def _tell_of(self, frame: Frame) -> None:
+        """Say that the stream is there, and in which size, where that is news."""
+        shape = frame.image.shape[:2]
+        if self._statistics.go_online(shape):
+            self._tried(None)
+            self._notify(Event("online", self.name, frame.time_s, {"size_hw": list(shape)}))
+        elif shape != self._shape:
+            self._notify(Event("resized", self.name, frame.time_s, {"size_hw": list(shape)}))
+        self._shape = shape
+
+
+def _is_picture(image: object) -> bool:
+    """Whether this is (H, W, 3) uint8 with at least one pixel."""
+    return (
+        isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size > 0
+    )

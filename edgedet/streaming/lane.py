@@ -1,0 +1,138 @@
+"""What is one stream's own: which objects count, their tracks, its sinks and its figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgedet.detections import Detections
+from edgedet.errors import UsageError
+from edgedet.streaming.feed import FeedOptions
+from edgedet.streaming.frame import Event, Frame
+from edgedet.streaming.outlet import Outlet
+from edgedet.streaming.sinks.base import Sink
+from edgedet.streaming.sources.base import Source, kind_of
+from edgedet.streaming.sources.network import public_name
+from edgedet.streaming.statistics import Statistics
+from edgedet.tracking.base import Tracker, create
+
+if TYPE_CHECKING:
+    from edgedet.tracking.zones import Zones
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """One stream: what is read, and what becomes of it.
+
+    source: an address for `open_source`, or an open source, which cannot be
+    opened again. name: what it is called, its address by default. tracker: a
+    name, or one made before, of this stream alone. min_score: objects below
+    are dropped; with a tracker's name it is instead the score that starts a track.
+    classes: the names to keep. zones: whose events are told to the sinks.
+    """
+
+    source: str | Path | int | Source
+    name: str = ""
+    tracker: str | Tracker | None = None
+    min_score: float | None = None
+    classes: Sequence[str] | None = None
+    zones: Zones | None = None
+    sinks: Sequence[Sink] = ()
+    feed: FeedOptions = field(default_factory=FeedOptions)
+
+    @property
+    def title(self) -> str:
+        """The name, or the source's."""
+        source = self.source
+        return self.name or (public_name(str(source)) if isinstance(source, (str, Path, int)) else source.name)
+
+    @property
+    def live(self) -> bool:
+        """Whether frames come whether they are taken or not."""
+        source = self.source
+        return kind_of(str(source)).LIVE if isinstance(source, (str, Path, int)) else source.live
+
+
+class Lane:
+    """One stream while it runs: takes what the detector found, gives what the user sees."""
+
+    def __init__(self, plan: StreamPlan, detector: object) -> None:
+        self.plan, self.name, self.live = plan, plan.title, plan.live
+        self.statistics = Statistics(self.name)
+        self._labels = None if plan.classes is None else _labels(detector, plan.classes)
+        self._tracker = create(plan.tracker, min_score=plan.min_score) if isinstance(plan.tracker, str) else plan.tracker
+        if plan.tracker is not None and not isinstance(plan.tracker, str) and plan.min_score is not None:
+            raise UsageError("min_score is for a tracker given by name; set the threshold on the tracker itself")
+        self._size_hw: tuple[int, int] | None = None
+        self.outlets: list[Outlet] = []
+        self.statistics.sink_dropped = lambda: {outlet.name: outlet.dropped for outlet in self.outlets if outlet.dropped}
+
+    def open(self) -> None:
+        """Start a thread for each sink."""
+        for sink in self.plan.sinks:
+            kind = type(sink).__module__.rpartition(".")[2]
+            self.outlets.append(Outlet(sink, lossless=not self.live, name=kind))
+
+    def notice(self, event: Event) -> None:
+        """Tell the sinks what happened beside the frames."""
+        for outlet in self.outlets:
+            outlet.notice(event)
+
+    def finish(self, frame: Frame, found: Detections, submitted_s: float, detected_s: float) -> Detections:
+        """The objects the user sees, given to the sinks, counted."""
+        objects = self._refine(frame, found)
+        tracked_s = time.monotonic()
+        stages_s = {"wait": submitted_s - frame.read_s, "detect": detected_s - submitted_s, "track": tracked_s - detected_s}
+        milliseconds = {stage: 1000 * seconds for stage, seconds in stages_s.items()}
+        self.statistics.result(objects, 1000 * (tracked_s - frame.read_s), milliseconds)
+        for outlet in self.outlets:
+            outlet.put(frame, objects)
+        for event in self._zone_events(frame, objects):
+            self.notice(event)
+        return objects
+
+    def _refine(self, frame: Frame, objects: Detections) -> Detections:
+        if self._labels is not None:
+            objects = objects[np.isin(objects.labels, self._labels)]
+        if self._tracker is None:
+            min_score = self.plan.min_score
+            return objects if min_score is None else objects[objects.scores >= min_score]
+        see = getattr(self._tracker, "see", None)
+        if see is not None:
+            see(frame.image)
+        scale = self._scale(frame)
+        tracked = self._tracker.update(replace(objects, boxes=objects.boxes * scale), frame.time_s)
+        return replace(tracked, boxes=tracked.boxes / scale)
+
+    def _scale(self, frame: Frame) -> np.ndarray:
+        """(4,) float32 from this frame's pixels to the first one's, where tracks and zones live: a camera may change size."""
+        height, width = frame.image.shape[:2]
+        if self._size_hw is None:
+            self._size_hw = (height, width)
+        across, down = self._size_hw[1] / width, self._size_hw[0] / height
+        return np.array([across, down, across, down], np.float32)
+
+    def _zone_events(self, frame: Frame, objects: Detections) -> Iterator[Event]:
+        if self.plan.zones is None:
+            return
+        scaled = replace(objects, boxes=objects.boxes * self._scale(frame))
+        for kind, detail in self.plan.zones.update(scaled, frame.time_s):
+            yield Event(kind, self.name, frame.time_s, detail)
+
+
+def _labels(detector: object, classes: Sequence[str]) -> np.ndarray:
+    """The labels of these class names."""
+    spec = getattr(detector, "spec", None)
+    if spec is None:
+        raise UsageError("classes can only be chosen with a detector that names them in `detector.spec.classes`")
+    for name in classes:
+        if name not in spec.classes:
+            near = get_close_matches(name, spec.classes, n=3, cutoff=0.5) or spec.classes[:10]
+            raise UsageError(f"the model has no class {name!r}; did you mean: {', '.join(near)}?")
+    return np.array([spec.classes.index(name) for name in classes], np.int32)
