@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from edgedet import console
 from edgedet.detections import Detections
@@ -12,6 +13,7 @@ from edgedet.streaming.frame import Event, Frame
 from edgedet.streaming.sinks.base import Sink
 
 WAITING = 8  # frames before a sink: a quarter of a second at 30 fps, and as many pictures in memory
+QUIET_S = 3.0  # without an error before a sink counts as recovered: a video only fails once a second
 CLOSE_S = 10.0  # how long a live sink may take for what waits at the end; one that hangs is then left behind
 
 
@@ -32,7 +34,7 @@ class Outlet:
             WAITING, when_full="wait" if lossless else "drop-oldest"
         )
         self.failed = self._abandoned = 0
-        self._failing = 0  # writes since the last good one
+        self._failing, self._failed_at_s = 0, 0.0  # errors since it last did well, time.monotonic of the latest
         self._error: BaseException | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"edgedet-sink-{name}", daemon=True)
@@ -109,8 +111,9 @@ class Outlet:
         if not self._failing:
             console.say(f"{self.name}: {error} (the stream goes on, each frame is tried)")
         self._failing += 1
+        self._failed_at_s = time.monotonic()
 
     def _tell_recovery(self) -> None:
-        if self._failing:
-            console.say(f"{self.name}: writes again; {self._failing} frames were not written")
-        self._failing = 0
+        if self._failing and time.monotonic() - self._failed_at_s >= QUIET_S:
+            console.say(f"{self.name}: writes again, after {self._failing} errors")
+            self._failing = 0

@@ -80,7 +80,9 @@ def test_a_slow_sink_never_makes_a_live_stream_wait_and_what_it_missed_is_counte
 
 
 @pytest.mark.parametrize("kind", [OutputError, OSError])
-def test_a_live_sink_that_fails_and_recovers_is_told_of_once_each(capsys, kind):
+def test_a_live_sink_that_fails_and_recovers_is_told_of_once_each(capsys, monkeypatch, kind):
+    monkeypatch.setattr(module, "QUIET_S", 0.0)
+
     def fails_for_a_while(index):
         if 10 <= index < 20:
             raise kind("the disk is full")
@@ -96,9 +98,20 @@ def test_a_live_sink_that_fails_and_recovers_is_told_of_once_each(capsys, kind):
     told = capsys.readouterr().err.splitlines()
     assert told == [
         "video: the disk is full (the stream goes on, each frame is tried)",
-        "video: writes again; 10 frames were not written",
+        "video: writes again, after 10 errors",
     ]
     assert sink.left_with == [None]
+
+
+def test_a_live_sink_that_fails_now_and_then_is_told_of_once(capsys):
+    sink = Given(lambda index: full(index) if index % 5 == 4 else None)
+    outlet = Outlet(sink, lossless=False, name="video")
+    for index in range(30):
+        outlet.put(frame(index), NOTHING)
+        until(lambda expected=index: len(sink.indices) + outlet.failed == expected + 1)
+    outlet.close()
+    assert outlet.failed == 6
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_a_live_sink_that_always_fails_stops_nobody(capsys):
