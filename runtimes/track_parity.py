@@ -96,13 +96,15 @@ class TrackComparison:
 class TrackReport:
     """A reference's tracks over a clip and those compared with them.
 
-    times_s: (F,) seconds of the clip. track_score: what a detection must score to start a track.
+    times_s: (F,) seconds of the clip. track_score: what a detection must score
+    to start a track. classes: those tracked, None for all.
     """
 
     clip: str
     times_s: Sequence[float]
     tracker: str
     track_score: float
+    classes: Sequence[str] | None
     reference: Tracked
     comparisons: tuple[TrackComparison, ...]
 

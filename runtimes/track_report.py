@@ -32,6 +32,7 @@ def to_dict(tracks: TrackReport) -> dict[str, Any]:
         "frames": len(tracks.times_s),
         "tracker": tracks.tracker,
         "track_score": tracks.track_score,
+        "classes": tracks.classes,
         "reference": _tracked(tracks.reference),
         "comparisons": [
             {

@@ -45,6 +45,7 @@ def command(
     ),
     tracker: str = typer.Option("bytetrack", help="Who tracks in --video."),
     track_score: float = typer.Option(0.3, min=0, max=1, help="What starts a track, as `stream --min-score`."),
+    classes: str | None = typer.Option(None, help="Track these classes only in --video, as in person,car."),
     max_frames: int | None = typer.Option(None, min=1, help="Use only the first so many of --video."),
     min_idf1: float | None = typer.Option(
         None, min=0, max=1, help="Gate: share of tracked boxes whose identity agrees with the reference's, such as 0.95."
@@ -84,7 +85,7 @@ def command(
     _require_material(
         data, "--data", {"split": split, "max_images": max_images, "bisect": bisect or None, **vars(gates)}, video
     )
-    _require_material(video, "--video", {"max_frames": max_frames, **vars(track_gates)}, data)
+    _require_material(video, "--video", {"classes": classes, "max_frames": max_frames, **vars(track_gates)}, data)
     report.require_libraries()
     options = Options(device=device, inference_precision=inference_precision, graph_optimization=graph_optimization)
     parsed = [Target.parse(reference, Options(device=device)), *(Target.parse(other, options) for other in others)]
@@ -101,9 +102,9 @@ def command(
     if found is not None and bisect:
         found = _bisect(found, trusted, targets)
     if video is not None:
-        tracks = video_comparison.compare(
-            trusted, targets, video, tracker=tracker, track_score=track_score, max_frames=max_frames, gates=track_gates
-        )
+        wanted = None if classes is None else [name.strip() for name in classes.split(",")]
+        watch = video_comparison.Watch(video, tracker, track_score, wanted, max_frames)
+        tracks = video_comparison.compare(trusted, targets, watch, gates=track_gates)
     facts, page = report.write(folder, found, tracks=tracks, command=_command_line())
     if json:
         print(facts.read_text(encoding="utf-8"), end="")

@@ -37,7 +37,7 @@ def here(tmp_path: Path, yolox_nano_pth: Path, people_mp4: Path, coco_val: Path,
 
 def test_tracks_are_compared_and_a_model_that_sees_less_misses_its_gates(edgedet_cli: Cli, here: Path):
     gates = ["--min-idf1", "0.99", "--max-id-switches", "0", "--max-count-error", "0.01"]
-    video = ["--video", "clip.mp4", "--track-score", "0.5", "--out", "out"]
+    video = ["--video", "clip.mp4", "--classes", "person", "--track-score", "0.4", "--out", "out"]
     ended = edgedet_cli("validate", "good.pth", "good.pth", "worse.pth", *video, *gates)
     assert ended.code == 1, ended.err
     assert f"{FRAMES} frames of clip.mp4, tracked by bytetrack" in ended.out
@@ -79,6 +79,8 @@ def test_images_and_a_clip_are_judged_in_one_report(edgedet_cli: Cli, here: Path
         ([], ["--data", "--video", "or both"]),
         (["--video", "absent.mp4"], ["absent.mp4: no such file or folder"]),
         (["--video", "clip.mp4", "--tracker", "sort9"], ["no tracker named 'sort9'", "bytetrack"]),
+        (["--video", "clip.mp4", "--classes", "persn"], ["no class 'persn'", "person"]),
+        (["--data", "photos", "--classes", "person"], ["--classes needs --video"]),
         (["--video", "clip.mp4", "--max-ap-drop", "0"], ["--max-ap-drop needs --data"]),
         (["--video", "clip.mp4", "--bisect"], ["--bisect needs --data"]),
         (["--data", "photos", "--max-id-switches", "0"], ["--max-id-switches needs --video"]),

@@ -177,7 +177,7 @@ def test_each_missed_gate_is_named_with_its_figure_and_a_kept_one_is_not():
     other = [frame((1 if i < 5 else 2, 3 * i)) for i in range(10)]
     gates = {"min_idf1": 0.9, "max_id_switches": 0, "max_count_error": 0.2}
     found = replace(compared(reference, other, **gates), other=side(other, "int8.onnx"))
-    report = TrackReport("clip.mp4", [i / 10 for i in range(10)], "bytetrack", 0.3, side(reference), (found,))
+    report = TrackReport("clip.mp4", [i / 10 for i in range(10)], "bytetrack", 0.3, None, side(reference), (found,))
     assert report.failures == [
         "int8.onnx: IDF1: 0.5, limit 0.9",
         "int8.onnx: id switches: 1, limit 0",
