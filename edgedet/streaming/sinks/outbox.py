@@ -13,6 +13,7 @@ from edgedet.errors import OutputError
 
 SIZE = 1000  # messages kept while the server does not answer
 GRACE_S = 3.0  # for what waits when the stream ends
+LEFT_BEHIND_S = 10.0  # after which a thread that hangs in a name server is left to the process's end
 _BACK_OFF_S = (0.25, 8.0)  # the first wait after a failure, doubled up to the last
 
 Message = TypeVar("Message")
@@ -58,7 +59,7 @@ class Outbox(Generic[Message]):
             if self._deadline_s is None:
                 self._deadline_s = time.monotonic() + GRACE_S
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(LEFT_BEHIND_S)
 
     def _run(self) -> None:
         """Thread: the buffer → the server."""
