@@ -140,6 +140,7 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self._lines = text.splitlines()
         self.mistakes: set[tuple[int, str]] = set()
+        self._written: set[Path] = set()
 
     def settings(self, values: Mapping[str, Any]) -> Settings:
         """The file's settings; incomplete where there are mistakes."""
@@ -152,7 +153,6 @@ class _Reader:
             self._mistake("", 0, "", "there is no stream; begin one with [[stream]]")
         streams = tuple(self._stream(table, number, defaults) for number, table in enumerate(tables))
         self._refuse_twice([stream.name for stream in streams], "stream", "name")
-        self._refuse_one_target_twice(streams)
         return Settings(model=found.pop("model", ""), streams=streams, **found)
 
     def _stream(self, table: Mapping[str, Any], number: int, defaults: Mapping[str, Any]) -> StreamSettings:
@@ -176,6 +176,7 @@ class _Reader:
         zones = self._inner(table, number, "zone", {"name": _text, "polygon": _points}, ("name", "polygon"))
         lines = self._inner(table, number, "line", {"name": _text, "from": _point, "to": _point}, ("name", "from", "to"))
         sinks = self._inner(table, number, "sink", {"kind": _sink_kind, "target": _text}, ("kind", "target"))
+        self._refuse_one_target_twice(table, number)
         source = found.pop("source", "")
         return StreamSettings(
             **{**defaults, **found},
@@ -239,15 +240,16 @@ class _Reader:
             if name and name in names[:number]:
                 self._mistake(header, number, key, f"{name!r} is the name of another stream too; give each its own")
 
-    def _refuse_one_target_twice(self, streams: Sequence[StreamSettings]) -> None:
+    def _refuse_one_target_twice(self, table: Mapping[str, Any], number: int) -> None:
         """Two sinks that write one file would spoil it."""
-        taken: set[str] = set()
-        for number, stream in enumerate(streams):
-            for index, sink in enumerate(stream.sinks):
-                place = sink.target if "://" in sink.target else str(Path(sink.target).resolve())
-                if "://" not in sink.target and place in taken:
-                    self._mistake("stream.sink", index, "target", f"{sink.target} is written by another sink too", number)
-                taken.add(place)
+        for index, sink in enumerate(self._tables(table, "sink")):
+            target = sink.get("target")
+            if not isinstance(target, str) or "://" in target:
+                continue
+            place = Path(target).resolve()
+            if place in self._written:
+                self._mistake("stream.sink", index, "target", f"{target} is written by another sink too", number)
+            self._written.add(place)
 
     def _headers(self, header: str, within: int | None = None) -> list[int]:
         """The lines, from 0, on which tables of this header begin; within: those of one stream only."""
