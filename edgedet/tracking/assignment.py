@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
-from edgedet import boxes
 from edgedet.errors import RuntimeUnavailable
 
 
@@ -18,17 +20,15 @@ def overlapping(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.n
     for behind, before in ((left_2, right), (top, bottom_2), (top_2, bottom)):
         apart |= behind >= before
     rows, columns = np.divmod(np.flatnonzero(~apart), max(len(second), 1))
-    return rows, columns, pair_iou(first[rows], second[columns])
+    return rows, columns, _iou(first[rows], second[columns])
 
 
-def pair_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(P,) intersection over union of each box (P, 4) xyxy with the other at its place, in [0, 1]; 0 where both are empty."""
-    (left, top, right, bottom), (left_2, top_2, right_2, bottom_2) = first.T, second.T
-    width = np.maximum(np.minimum(right, right_2) - np.maximum(left, left_2), 0)
-    height = np.maximum(np.minimum(bottom, bottom_2) - np.maximum(top, top_2), 0)
-    intersection = width * height
-    union = boxes.area(first) + boxes.area(second) - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(P,) intersection over union of each box (P, 4) xyxy with the other at its place; each two do overlap."""
+    common = np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2])
+    sides, sides_2 = first[:, 2:] - first[:, :2], second[:, 2:] - second[:, :2]
+    intersection = common[:, 0] * common[:, 1]
+    return intersection / (sides[:, 0] * sides[:, 1] + sides_2[:, 0] * sides_2[:, 1] - intersection)
 
 
 def pair(rows: np.ndarray, columns: np.ndarray, worth: np.ndarray) -> np.ndarray:
@@ -51,16 +51,12 @@ def pair(rows: np.ndarray, columns: np.ndarray, worth: np.ndarray) -> np.ndarray
 
 def _solve(rows: np.ndarray, columns: np.ndarray, worth: np.ndarray) -> np.ndarray:
     """Indices of the best pairing, by the Hungarian method on the matrix of those concerned."""
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError as error:
-        raise RuntimeUnavailable("tracking needs SciPy, which is not installed; pip install 'edgedet[tracking]'") from error
-    place, row, column = np.arange(len(rows)), _renumber(rows), _renumber(columns)
+    row, column = _renumber(rows), _renumber(columns)
     matrix = np.zeros((row.max() + 1, column.max() + 1))
-    where = np.full(matrix.shape, -1)
-    matrix[row, column], where[row, column] = worth, place
-    chosen = where[linear_sum_assignment(matrix, maximize=True)]
-    return chosen[chosen >= 0]
+    place = np.empty(matrix.shape, np.intp)
+    matrix[row, column], place[row, column] = worth, np.arange(len(rows))
+    best = solver()(matrix, maximize=True)
+    return place[best][matrix[best] > 0]
 
 
 def _renumber(numbers: np.ndarray) -> np.ndarray:
@@ -68,3 +64,12 @@ def _renumber(numbers: np.ndarray) -> np.ndarray:
     present = np.zeros(numbers.max() + 1, bool)
     present[numbers] = True
     return (np.cumsum(present) - 1)[numbers]
+
+
+def solver() -> Callable[..., Any]:
+    """SciPy's linear_sum_assignment; a RuntimeUnavailable where it is not installed."""
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        raise RuntimeUnavailable("tracking needs SciPy, which is not installed; pip install 'edgedet[tracking]'") from error
+    return linear_sum_assignment

@@ -10,6 +10,7 @@ import numpy as np
 from edgedet import plugins
 from edgedet.detections import Detections
 from edgedet.errors import UsageError
+from edgedet.tracking.assignment import solver
 
 _PARTS = {"base", "kalman", "assignment", "camera_motion", "mot", "zones"}
 
@@ -44,6 +45,7 @@ def create(name: str, *, min_score: float | None = None) -> Tracker:
     """
     if name not in names():
         raise UsageError(f"no tracker named {name!r}; there are: {', '.join(names())}")
+    solver()  # said now rather than when two objects first meet
     return plugins.find("edgedet.tracking", name).create(min_score=min_score)
 
 

@@ -106,6 +106,8 @@ class ByteTrack:
             (~confirmed, high, likeness, self.new_iou),
         )
         for candidates, wanted, worth, min_worth in stages:
+            if not (candidates.any() and wanted.any()):
+                continue
             tracks, objects = candidates & free, wanted & (owners < 0)
             possible = np.flatnonzero(tracks[rows] & objects[columns] & (worth >= np.maximum(minimum, min_worth)))
             chosen = possible[pair(rows[possible], columns[possible], worth[possible])]

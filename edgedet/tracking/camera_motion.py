@@ -24,8 +24,9 @@ class CameraMotion:
         image: (H, W, 3) uint8 BGR. A picture of another size starts anew.
         """
         scale = min(_LONG_SIDE / max(image.shape[:2]), 1.0)
-        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
-        grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
+        grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+        if scale < 1:
+            grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         before, corners = self._grey, self._corners
         self._grey = grey
         self._corners = cv2.goodFeaturesToTrack(grey, _CORNERS, qualityLevel=0.01, minDistance=5)

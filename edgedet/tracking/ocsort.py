@@ -77,12 +77,13 @@ class OcSort:
         detections = above(detections, self.min_score)
         self._frames += 1
         previous_s = self._advance(time_s)
-        owners = self._associate(detections)
-        objects = np.flatnonzero(owners >= 0)
-        self._correct(detections[objects], owners[objects], previous_s, time_s)
+        centres = (detections.boxes[:, :2] + detections.boxes[:, 2:]) / 2
+        owners = self._associate(detections, centres)
+        self._correct(detections, centres, owners, previous_s, time_s)
         new = np.flatnonzero(owners < 0)
-        owners[new] = np.arange(len(self), len(self) + len(new))
-        self._start(detections[new], time_s)
+        if len(new):
+            owners[new] = np.arange(len(self), len(self) + len(new))
+            self._start(detections[new], centres[new], time_s)
         return tracked(detections, self._ids(owners))
 
     def _advance(self, time_s: float) -> float:
@@ -99,11 +100,11 @@ class OcSort:
         self._motion.predict(time_s - previous_s)
         return previous_s
 
-    def _associate(self, detections: Detections) -> np.ndarray:
+    def _associate(self, detections: Detections, centres: np.ndarray) -> np.ndarray:
         """(N,) index of the track each detection continues, or -1: where it is expected, else where it was last seen."""
         owners = np.full(len(detections), -1)
         rows, columns, iou = self._pairs(self._motion.boxes, detections)
-        chosen = pair(rows, columns, iou + self.inertia * self._agreement(rows, columns, detections))
+        chosen = pair(rows, columns, iou + self.inertia * self._agreement(rows, centres[columns], detections.scores[columns]))
         owners[columns[chosen]] = rows[chosen]
         left, tracks = np.flatnonzero(owners < 0), np.ones(len(self), bool)
         tracks[rows[chosen]] = False
@@ -121,27 +122,30 @@ class OcSort:
         possible = iou >= np.where(same, self.min_iou, self.another_class_iou)
         return rows[possible], columns[possible], iou[possible]
 
-    def _agreement(self, rows: np.ndarray, columns: np.ndarray, detections: Detections) -> np.ndarray:
-        """(P,) in [-0.5, 0.5]: how well the way to each object agrees with its track's, times the score (equation 7)."""
-        way = _unit(_centres(detections.boxes)[columns] - self._tracks["centres"][rows, 0])
-        angle = np.arccos(np.clip((way * self._tracks["heading"][rows]).sum(axis=1), -1, 1))
-        return (0.5 - angle / np.pi) * detections.scores[columns]
+    def _agreement(self, tracks: np.ndarray, centres: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """(P,) in [-0.5, 0.5]: how well the way to each centre (P, 2) agrees with its track's, times the score (equation 7)."""
+        way, heading = _unit(centres - self._tracks["centres"][tracks, 0]), self._tracks["heading"][tracks]
+        cosine = way[:, 0] * heading[:, 0] + way[:, 1] * heading[:, 1]
+        return (0.5 - np.arccos(np.minimum(np.maximum(cosine, -1), 1)) / np.pi) * scores
 
-    def _correct(self, found: Detections, tracks: np.ndarray, previous_s: float, time_s: float) -> None:
-        """Take what was seen, (M,) objects, into their (M,) tracks, the gap of those found again first."""
-        table = self._tracks
+    def _correct(
+        self, detections: Detections, centres: np.ndarray, owners: np.ndarray, previous_s: float, time_s: float
+    ) -> None:
+        """Take what was seen into the tracks that own it, after the gap of those found again."""
+        objects = np.flatnonzero(owners >= 0)
+        tracks, boxes, table = owners[objects], detections.boxes[objects], self._tracks
         again = table["seen_s"][tracks] < previous_s
         if again.any():
-            self._relive(tracks[again], found.boxes[again], time_s)
-        self._motion.correct(tracks, found.boxes)
+            self._relive(tracks[again], boxes[again], time_s)
+        self._motion.correct(tracks, boxes)
         self._observed.state[:, :, tracks] = self._motion.state[:, :, tracks]
         streak = table["streak"][tracks] + 1
         table["streak"] = 0
         table["streak"][tracks] = streak
-        centres = _centres(found.boxes)
-        table["heading"][tracks] = _unit(centres - table["centres"][tracks, 0])
-        table["centres"][tracks] = np.concatenate([table["centres"][tracks, 1:], centres[:, None]], axis=1)
-        table["box"][tracks], table["seen_s"][tracks], table["label"][tracks] = found.boxes, time_s, found.labels
+        here, past = centres[objects], table["centres"][tracks]
+        table["heading"][tracks] = _unit(here - past[:, 0])
+        table["centres"][tracks] = np.concatenate([past[:, 1:], here[:, None]], axis=1)
+        table["box"][tracks], table["seen_s"][tracks], table["label"][tracks] = boxes, time_s, detections.labels[objects]
 
     def _relive(self, tracks: np.ndarray, boxes: np.ndarray, time_s: float) -> None:
         """Observation-centric re-update: filter the gap anew, along a straight line from the last box to the one now.
@@ -164,15 +168,14 @@ class OcSort:
                 before_s = now_s
             self._motion.state[:, :, group] = motion.state
 
-    def _start(self, found: Detections, time_s: float) -> None:
+    def _start(self, found: Detections, centres: np.ndarray, time_s: float) -> None:
         """Begin a track for each object."""
-        if len(found):
-            self._motion.append(found.boxes)
-            self._observed.append(found.boxes)
-            started = np.zeros(len(found), _TRACK)
-            started["label"], started["seen_s"], started["box"] = found.labels, time_s, found.boxes
-            started["centres"] = _centres(found.boxes)[:, None]
-            self._tracks = np.concatenate([self._tracks, started])
+        self._motion.append(found.boxes)
+        self._observed.append(found.boxes)
+        started = np.zeros(len(found), _TRACK)
+        started["label"], started["seen_s"], started["box"] = found.labels, time_s, found.boxes
+        started["centres"] = centres[:, None]
+        self._tracks = np.concatenate([self._tracks, started])
 
     def _ids(self, tracks: np.ndarray) -> np.ndarray:
         """(N,) ids of the tracks that are shown, zero of the others; a track shown for the first time gets one."""
@@ -191,12 +194,6 @@ class OcSort:
             self._tracks = self._tracks[mask]
 
 
-def _centres(boxes: np.ndarray) -> np.ndarray:
-    """(N, 2) centres of (N, 4) xyxy boxes."""
-    return (boxes[:, :2] + boxes[:, 2:]) / 2
-
-
 def _unit(vectors: np.ndarray) -> np.ndarray:
     """(N, 2) vectors of length one, zero where there is no direction."""
-    length = np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
-    return vectors / np.maximum(length, 1e-6)
+    return vectors / np.maximum(np.hypot(vectors[:, 0], vectors[:, 1]), 1e-6)[:, None]

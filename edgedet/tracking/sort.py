@@ -56,13 +56,14 @@ class Sort:
         self._frames += 1
         self._predict(self._steps.since_last(time_s))
         tracks, objects = self._associate(detections)
-        self._correct(tracks, detections[objects])
-        new = np.ones(len(detections), bool)
-        new[objects] = False
+        self._correct(tracks, detections.boxes[objects])
         seen = np.full(len(self), -1)  # (T,) the object that each track continues with
         seen[tracks] = objects
-        self._start(detections[new])
-        found = self._shown(detections, np.concatenate([seen, np.flatnonzero(new)]))
+        if len(objects) < len(detections):
+            new = np.setdiff1d(np.arange(len(detections)), objects)
+            self._start(detections[new])
+            seen = np.concatenate([seen, new])
+        found = self._shown(detections, seen)
         self._keep(self._tracks["missed"] <= self.max_age)
         return found
 
@@ -72,7 +73,8 @@ class Sort:
             self._motion.predict()
         self._tracks["streak"][self._tracks["missed"] > 0] = 0
         self._tracks["missed"] += 1
-        self._keep((self._motion.state[0, 2:] > 0).all(axis=0))
+        if self._motion.state[0, 2:].min(initial=1) <= 0:
+            self._keep((self._motion.state[0, 2:] > 0).all(axis=0))
 
     def _associate(self, detections: Detections) -> tuple[np.ndarray, np.ndarray]:
         """(M,) tracks and (M,) objects of the pairing of the greatest total IoU; those below the minimum are then rejected."""
@@ -82,19 +84,18 @@ class Sort:
         chosen = chosen[iou[chosen] >= self.min_iou]
         return rows[chosen], columns[chosen]
 
-    def _correct(self, tracks: np.ndarray, found: Detections) -> None:
-        """Take what was seen, (M,) objects, into their (M,) tracks."""
-        self._motion.correct(tracks, found.boxes)
+    def _correct(self, tracks: np.ndarray, boxes: np.ndarray) -> None:
+        """Take what was seen, (M, 4) boxes, into their (M,) tracks."""
+        self._motion.correct(tracks, boxes)
         self._tracks["streak"][tracks] += 1
         self._tracks["missed"][tracks] = 0
 
     def _start(self, found: Detections) -> None:
         """Begin a track for each object."""
-        if len(found):
-            self._motion.append(found.boxes)
-            started = np.zeros(len(found), _TRACK)
-            started["label"] = found.labels
-            self._tracks = np.concatenate([self._tracks, started])
+        self._motion.append(found.boxes)
+        started = np.zeros(len(found), _TRACK)
+        started["label"] = found.labels
+        self._tracks = np.concatenate([self._tracks, started])
 
     def _shown(self, detections: Detections, seen: np.ndarray) -> Detections:
         """The objects of the tracks detected now and often enough, in the objects' order."""
@@ -124,9 +125,11 @@ class AreaMotion(Motion):
     def boxes(self) -> np.ndarray:
         """(T, 4) float64 xyxy, pixels."""
         x, y, area, ratio = self.state[0]
-        width = np.sqrt(area * ratio)
-        height = area / width
-        return np.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2]).T
+        half_width = np.sqrt(area * ratio) / 2
+        half_height = area / (4 * half_width)
+        boxes = np.empty((4, len(self)))
+        boxes[0], boxes[1], boxes[2], boxes[3] = x - half_width, y - half_height, x + half_width, y + half_height
+        return boxes.T
 
     def predict(self) -> None:
         """Move every track on by one frame; an area stops before it shrinks to nothing."""
@@ -162,7 +165,10 @@ class FrameSteps:
 
 def _measured(boxes: np.ndarray) -> np.ndarray:
     """(M, 4) xyxy to (4, M) float64 centre x, centre y, area, width / height; an empty box counts as a pixel wide."""
-    left, top, right, bottom = boxes.T.astype(np.float64)
-    width, height = right - left, bottom - top
-    width, height = np.where(width > 0, width, 1.0), np.where(height > 0, height, 1.0)
-    return np.stack([left + width / 2, top + height / 2, width * height, width / height])
+    corners = boxes.T.astype(np.float64)
+    sides = corners[2:] - corners[:2]
+    sides[sides <= 0] = 1.0
+    measured = np.empty_like(corners)
+    measured[:2] = corners[:2] + sides / 2
+    measured[2], measured[3] = sides[0] * sides[1], sides[0] / sides[1]
+    return measured
