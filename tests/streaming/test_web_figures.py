@@ -18,6 +18,7 @@ FULL = StreamStatus(
     fps=24.5,
     frames=1200,
     objects=3,
+    tracks=41,
     reconnects=2,
     dropped={"newest": 7, "corrupt": 1},
     sink_dropped={"mqtt": 5},
@@ -49,6 +50,7 @@ def test_prometheus_reads_every_figure_in_its_own_units():
         ("edgedet_state", ("state", "offline"), gate): 0,
         ("edgedet_state", ("state", "offline"), yard): 1,
         ("edgedet_frames_total", gate): 1200,
+        ("edgedet_tracks_total", gate): 41,
         ("edgedet_reconnects_total", gate): 2,
         ("edgedet_dropped_frames_total", ("cause", "newest"), gate): 7,
         ("edgedet_dropped_frames_total", ("cause", "corrupt"), gate): 1,
@@ -60,7 +62,8 @@ def test_prometheus_reads_every_figure_in_its_own_units():
     }
     assert {key: found.get(key) for key in expected} == pytest.approx(expected)
     assert found["edgedet_last_result_timestamp_seconds", gate] == pytest.approx(before - 2, abs=0.5)
-    assert ("edgedet_last_result_timestamp_seconds", yard) not in found
+    for absent in ("edgedet_last_result_timestamp_seconds", "edgedet_tracks_total"):
+        assert (absent, yard) not in found
 
 
 def test_a_stalled_stream_is_not_up():

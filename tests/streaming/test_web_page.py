@@ -22,6 +22,7 @@ ONLINE = StreamStatus(
     fps=24.9,
     frames=15_302,
     objects=2,
+    tracks=23,
     reconnects=1,
     dropped={"newest": 12, "corrupt": 3},
     sink_dropped={"mqtt": 4},

@@ -6,7 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ from web_client import connect, get
 from edgedet.detections import Detections
 from edgedet.streaming.frame import Event, Frame
 from edgedet.streaming.status import StreamStatus
-from edgedet.streaming.web import view
+from edgedet.streaming.web import standing, view
 from edgedet.streaming.web.server import WebServer
 
 GATE = StreamStatus("gate", "online", size_hw=(120, 160), fps=10.0, frames=5, objects=1)
@@ -40,11 +40,12 @@ class Statuses:
     def change(self, **values):
         """Change the first stream, and wait until the server may have seen it."""
         self.now[0] = replace(self.now[0], **values)
-        time.sleep(0.55)
+        time.sleep(2 * standing.ASK_S)
 
 
 @pytest.fixture
-def statuses():
+def statuses(monkeypatch):
+    monkeypatch.setattr(standing, "ASK_S", 0.05)
     return Statuses(GATE)
 
 
@@ -160,22 +161,23 @@ def test_nothing_is_encoded_while_nobody_looks_and_once_for_ten_who_do(server, s
                 return
 
     def watch():
-        """Pictures in 1.5 s."""
+        """Pictures in 1.2 s."""
         with closing(connect(server.url)) as connection:
             connection.request("GET", "/streams/gate/live.mjpg")
-            answer, count, end = connection.getresponse(), 0, time.monotonic() + 1.5
+            answer, count, end = connection.getresponse(), 0, time.monotonic() + 1.2
             while time.monotonic() < end:
                 count += answer.readline() == b"--frame\r\n"
             return count
 
     writing = threading.Thread(target=write)
     writing.start()
+    began = time.monotonic()
     with ThreadPoolExecutor(10) as viewers:
         counts = list(viewers.map(lambda _: watch(), range(10)))
     stop.set()
     writing.join()
-    assert len(encoded) <= 1.5 / view.INTERVAL_S + 2
-    assert min(counts) >= 5, counts
+    assert len(encoded) <= (time.monotonic() - began) / view.INTERVAL_S + 2
+    assert min(counts) >= 4, counts
     done = len(encoded)
     for index in range(100):
         sink.write(frame(index), ONE)
@@ -192,7 +194,8 @@ def test_a_write_costs_microseconds_whatever_the_frame(server, sink):
     assert statistics.median(times_s) < 20e-6
 
 
-def test_figures_are_asked_for_twice_a_second_however_many_look(server, sink, statuses):
+def test_figures_are_asked_for_twice_a_second_however_many_look(server, sink, statuses, monkeypatch):
+    monkeypatch.setattr(standing, "ASK_S", 0.5)
     began, asked = time.monotonic(), statuses.asked
     with ThreadPoolExecutor(10) as pool:
         assert {reply.status for reply in pool.map(lambda _: get(server.url, "/streams"), range(100))} == {200}
@@ -207,11 +210,10 @@ def test_the_figures_are_given_as_json(server, sink, statuses):
     reply = get(server.url, "/streams")
     assert reply.headers["content-type"] == "application/json"
     (stream,) = reply.json["streams"]
-    assert {**stream, "since_s": 0, "result_age_s": 0} == {
-        **{"name": "gate", "state": "offline", "reason": "gone", "size_hw": [120, 160], "fps": 10.0, "frames": 5, "objects": 1},
-        **{"reconnects": 0, "dropped": {"newest": 4}, "sink_dropped": {}, "age_ms": None, "stages_ms": {}},
-        **{"since_s": 0, "result_age_s": 0, "stalled": False, "classes": {"dog": 1}, "picture": True},
-    }
+    status = json.loads(json.dumps(asdict(statuses.now[0])))
+    assert {name: stream[name] for name in status} == status
+    assert (stream["stalled"], stream["classes"], stream["picture"]) == (False, {"dog": 1}, True)
+    assert 0 <= stream["result_age_s"] < 5
     assert 0 <= stream["since_s"] - before <= 1.1
     (event,) = reply.json["events"]
     assert {**event, "at_s": 0} == {
@@ -266,7 +268,18 @@ def test_head_requests_end(server, sink):
     assert get(server.url, "/nowhere").status == 404
 
 
-def test_leaving_ends_every_viewer_also_one_who_does_not_read(statuses):
+@pytest.mark.parametrize("junk", [b"\x16\x03\x01\r\n\r\n", b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+def test_junk_is_refused_without_a_word_and_the_next_is_served(server, caplog, junk):
+    with closing(connect(server.url)) as connection:
+        connection.connect()
+        connection.sock.sendall(junk)
+        assert connection.sock.recv(100).startswith(b"HTTP/1.1 400 ")
+    assert get(server.url, "/healthz").status == 200
+    assert caplog.records == []
+
+
+def test_leaving_ends_every_viewer_also_one_who_does_not_read(statuses, caplog, monkeypatch):
+    monkeypatch.setattr("edgedet.streaming.web.server._PATIENCE_S", 1)
     with WebServer(statuses, port=0) as server:
         sink = server.sink("gate", classes=[])
         noise = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), np.uint8)
@@ -275,11 +288,12 @@ def test_leaving_ends_every_viewer_also_one_who_does_not_read(statuses):
         for viewer, path in zip(viewers, ("/events", "/streams/gate/live.mjpg", "/streams/gate/live.mjpg", "/events")):
             viewer.request("GET", path)
         answers = [viewers[0].getresponse(), viewers[1].getresponse()]  # the other two are never read
-        for index in range(20):
+        for index in range(12):  # a megabyte each: more than the sockets hold
             sink.write(Frame(noise, index, 0.0, "gate"), ONE)
             time.sleep(0.1)
         began = time.monotonic()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 3
+    assert caplog.records == []
     assert get_refused(server.url)
     for answer in answers:
         answer.close()

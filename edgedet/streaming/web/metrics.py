@@ -55,6 +55,7 @@ def _counters(standings: Sequence[Standing]) -> Iterator[Metric]:
     from prometheus_client.core import CounterMetricFamily
 
     frames = CounterMetricFamily("edgedet_frames", "Frames with a result", labels=["stream"])
+    tracks = CounterMetricFamily("edgedet_tracks", "Objects that a tracker has given an id", labels=["stream"])
     reconnects = CounterMetricFamily("edgedet_reconnects", "Times the source was opened again", labels=["stream"])
     dropped = CounterMetricFamily("edgedet_dropped_frames", "Frames without a result, by cause", labels=["stream", "cause"])
     untaken = CounterMetricFamily(
@@ -63,11 +64,13 @@ def _counters(standings: Sequence[Standing]) -> Iterator[Metric]:
     for status in (standing.status for standing in standings):
         frames.add_metric([status.name], status.frames)
         reconnects.add_metric([status.name], status.reconnects)
+        if status.tracks is not None:
+            tracks.add_metric([status.name], status.tracks)
         for cause, count in status.dropped.items():
             dropped.add_metric([status.name, cause], count)
         for sink, count in status.sink_dropped.items():
             untaken.add_metric([status.name, sink], count)
-    yield from (frames, reconnects, dropped, untaken)
+    yield from (frames, tracks, reconnects, dropped, untaken)
 
 
 def _gauges(standings: Sequence[Standing]) -> Iterator[Metric]:

@@ -68,6 +68,7 @@ function show(stream, now) {
   figure(card, "age", age ? `${milliseconds(age.p50)} ms` : "–", age ? `95 %: ${milliseconds(age.p95)} ms` : "");
   figure(card, "size", size ? `${size[1]} × ${size[0]}` : "–");
   figure(card, "objects", count(stream.objects), listed(stream.classes));
+  figure(card, "tracks", stream.tracks === null ? "–" : count(stream.tracks));
   figure(card, "frames", count(stream.frames));
   const drops = { ...stream.dropped };
   for (const [sink, number] of Object.entries(stream.sink_dropped)) drops[`sink ${sink}`] = number;

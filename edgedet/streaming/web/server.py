@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _MOST_CONNECTIONS = 256  # more are answered 503
 _PATIENCE_S = 2  # how long closing waits for a client that does not read
+_THREAD = "edgedet-web"
 
 
 class WebServer:
@@ -68,6 +70,7 @@ class WebServer:
             port = listening.getsockname()[1]
             self.url = f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{port}/"
             application = Guard(_application(self._site), token=self._token, port=port)
+            opening.enter_context(_quiet(self._site))
             opening.enter_context(_Thread(application, listening, self._site))
             self._running = opening.pop_all()
         return self
@@ -83,7 +86,7 @@ class _Thread:
         import uvicorn
 
         config = uvicorn.Config(
-            application,  # type: ignore[arg-type]
+            application,
             log_config=None,
             access_log=False,
             ws="none",
@@ -94,9 +97,7 @@ class _Thread:
             timeout_graceful_shutdown=_PATIENCE_S,
         )
         self._server, self._site = uvicorn.Server(config), site
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [listening]}, name="edgedet-web", daemon=True
-        )
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]}, name=_THREAD, daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -108,6 +109,21 @@ class _Thread:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._site.closing = self._server.should_exit = True
         self._thread.join()
+
+
+@contextmanager
+def _quiet(site: Site) -> Iterator[None]:
+    """Of what uvicorn prints, defects alone: not that a stranger sent junk, nor that closing cut a viewer off."""
+
+    def worth_telling(record: logging.LogRecord) -> bool:
+        return record.threadName != _THREAD or (record.levelno >= logging.ERROR and not site.closing)
+
+    logger = logging.getLogger("uvicorn.error")
+    logger.addFilter(worth_telling)
+    try:
+        yield
+    finally:
+        logger.removeFilter(worth_telling)
 
 
 def listen(host: str, port: int, token: str | None) -> socket.socket:
@@ -158,7 +174,7 @@ def _application(site: Site) -> Application:
             await watching
 
     routes = [Route(path, _responding(endpoint)) for path, endpoint in endpoints.items()]
-    return Starlette(routes=routes, lifespan=lifespan)  # type: ignore[return-value]
+    return Starlette(routes=routes, lifespan=lifespan)
 
 
 def _responding(endpoint: Callable[[Request], Awaitable[Answer]]) -> Callable[[Request], Awaitable[Response]]:
