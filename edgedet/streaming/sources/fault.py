@@ -24,6 +24,7 @@ import numpy as np
 from edgedet.errors import SourceError
 from edgedet.streaming.frame import Frame
 from edgedet.streaming.sources.base import Source, Timeouts, open_source
+from edgedet.streaming.sources.network import public_name
 
 LIVE = True
 _FAULT = re.compile(r"(drop|freeze|corrupt|resize|jump)@(\d+)(?:=(-?\d+(?:\.\d+)?))?")
@@ -47,7 +48,8 @@ def open(address: str, timeouts: Timeouts) -> FaultySource:
     _, plan, inner = (*address.split(":", 2), "", "")[:3]
     if not inner:
         raise SourceError(f"{address}: write faults as fault:freeze@50=8,drop@200:ADDRESS")
-    return FaultySource(address, [_parse(text, address) for text in plan.split(",")], open_source(inner, timeouts))
+    faults = [_parse(text, address) for text in plan.split(",")]
+    return FaultySource(public_name(address), faults, open_source(inner, timeouts))
 
 
 def _parse(text: str, address: str) -> Fault:

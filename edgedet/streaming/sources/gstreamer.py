@@ -32,12 +32,12 @@ def accepts(address: str) -> bool:
 
 def open(address: str, timeouts: Timeouts) -> Camera:
     """The pipeline, running, its first frame taken."""
-    name, pipeline = public_name(address) if address.startswith("nvdec:") else address, pipeline_of(address)
+    name, pipeline = public_name(address), pipeline_of(address)
     if (problem := missing()) is not None:
         raise SourceError(f"{name}: {problem}")
     with quiet_opencv():
         capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
-    return Camera(name, capture, no_frame=f"the pipeline gives no frame; try it with: gst-launch-1.0 {pipeline}")
+    return Camera(name, capture, no_frame=f"the pipeline gives no frame; try it with: gst-launch-1.0 {public_name(pipeline)}")
 
 
 def pipeline_of(address: str) -> str:

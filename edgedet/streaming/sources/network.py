@@ -44,9 +44,8 @@ def open(address: str, timeouts: Timeouts) -> Camera:
 
 
 def public_name(address: str) -> str:
-    """The address without user and password."""
-    parts = urlsplit(address)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else address
+    """The address without users and passwords, wherever in it they stand."""
+    return re.sub(r"(?<=://)[^/\s\"]*@", "", address)
 
 
 def _split(address: str) -> SplitResult:
