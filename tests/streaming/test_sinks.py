@@ -32,6 +32,14 @@ def frames_of(path):
     return frames
 
 
+def times_of(path):
+    """When FFmpeg shows each frame, in seconds."""
+    capture, times_s = cv2.VideoCapture(str(path)), []
+    while capture.read()[0]:
+        times_s.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+    return times_s
+
+
 def test_a_written_video_plays_with_every_frame_and_its_boxes(tmp_path):
     path = tmp_path / "deep" / "out.mp4"
     with VideoSink(path, classes=["a", "b"], fps=10) as sink:
@@ -46,12 +54,22 @@ def test_a_written_video_plays_with_every_frame_and_its_boxes(tmp_path):
     assert os.listdir(path.parent) == ["out.mp4"]  # noqa: PTH208
 
 
-def test_slow_frames_are_repeated_so_that_the_video_shows_true_time(tmp_path):
-    with VideoSink(tmp_path / "out.mp4", classes=[], fps=30) as sink:
-        for index in range(10):
-            sink.write(frame(index, fps=10), Detections.empty())
-        sink.write(Frame(frame(0).image, 11, 1000.0, "camera 0"), Detections.empty())  # back after a quarter of an hour
-    assert len(frames_of(tmp_path / "out.mp4")) == 1 + 9 * 3 + 30  # an outage fills one second at most
+@pytest.mark.parametrize("fps", [None, 30])  # nominal: what a camera claims
+def test_frames_are_shown_when_they_were_taken_whatever_the_nominal_rate(tmp_path, fps):
+    slow = [index / 10 for index in range(25)]
+    fast = [2.5 + index / 60 for index in range(90)]
+    uneven = [4 + 0.037 * index + 0.01 * (index % 3) for index in range(40)]
+    with VideoSink(tmp_path / "out.mp4", classes=[], fps=fps) as sink:
+        for index, time_s in enumerate([*slow, *fast, *uneven]):
+            sink.write(Frame(frame(0).image, index, 1.7e9 + time_s, "camera 0"), Detections.empty())
+    np.testing.assert_allclose(times_of(tmp_path / "out.mp4"), [*slow, *fast, *uneven], atol=2e-4)
+
+
+def test_an_outage_fills_one_second_and_a_clock_that_jumps_back_a_moment(tmp_path):
+    with VideoSink(tmp_path / "out.mp4", classes=[], fps=10) as sink:
+        for time_s in (0.0, 0.1, 1000.0, 1000.1, 50.0, 50.0, 50.1):
+            sink.write(Frame(frame(0).image, 0, time_s, "camera 0"), Detections.empty())
+    np.testing.assert_allclose(times_of(tmp_path / "out.mp4"), [0, 0.1, 1.1, 1.2, 1.201, 1.202, 1.302], atol=2e-4)
 
 
 def test_frames_of_other_sizes_are_fitted_into_the_first(tmp_path):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,9 +39,9 @@ class Clip:
     data: bytes
 
     @property
-    def duration(self) -> int:
-        """How long it lasts, in the track's own units."""
-        return int(self.samples[:, 0].sum())
+    def units_per_s(self) -> int:
+        """The track's own units a second."""
+        return struct.unpack_from(">I", _find(self.moov, b"trak", b"mdia", b"mdhd"), 12)[0]
 
 
 def take_apart(file: bytes) -> Clip:
@@ -60,6 +60,21 @@ def take_apart(file: bytes) -> Clip:
     if sizes.sum() != len(data):
         raise ValueError(f"its samples have {sizes.sum()} bytes, its data {len(data)}")
     return Clip(moov, samples, data)
+
+
+def retimed(clip: Clip, times: np.ndarray) -> Clip:
+    """The same frames, shown at other times.
+
+    times: (N + 1,) integers, increasing, in the track's own units: when each
+    frame is shown, in the order in which they are, and when the last one ends.
+    """
+    decoded = np.cumsum(clip.samples[:, 0].astype(np.int64)) - clip.samples[:, 0]
+    shown = decoded + clip.samples[:, 3].astype(np.uint32).view(np.int32)
+    place = np.argsort(np.argsort(shown, kind="stable"))  # of each stored frame among the shown ones
+    samples = clip.samples.copy()
+    samples[:, 0] = np.diff(times)
+    samples[:, 3] = (times[place] - times[:-1]).astype(">i4").view(">u4")
+    return replace(clip, samples=samples)
 
 
 def header(clip: Clip) -> bytes:

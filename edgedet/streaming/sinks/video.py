@@ -21,6 +21,8 @@ from edgedet.streaming.sinks import fragments
 from edgedet.streaming.sinks.base import Sink
 from edgedet.streaming.sinks.output import OutputFile
 
+_CLIP_S = 1.0  # what a crash may cost, and the longest a frame is shown
+_SHORTEST_S = 0.001  # a frame is shown, also where a clock stands still or jumps back
 _CODECS = ("avc1", "mp4v")  # H.264, which browsers play, where this OpenCV can encode it
 
 
@@ -30,34 +32,28 @@ def open(target: str, *, classes: Sequence[str], fps: float | None, live: bool =
 
 
 class VideoSink(Sink):
-    """Writes frames with their objects drawn, at a constant rate.
+    """Writes frames with their objects drawn, each shown at its own time.
 
-    fps: of the file, None for 25. Where frames come slower than that, the last
-    one is repeated (for a second at most), so that the clip shows true time.
-    Frames of another size than the first are fitted into its size.
+    fps: nominal, None for 25; how long the last frame is shown. A gap, as when
+    a camera is lost, is cut to a second. Frames of another size than the first
+    are fitted into its size.
     """
 
     def __init__(self, path: Path, *, classes: Sequence[str], fps: float | None, live: bool = False) -> None:
         if path.suffix.lower() != ".mp4":
             raise UsageError(f"{path}: video is written as .mp4; name the file so")
         self._annotate = Annotator(classes)
-        self._fps = fps or 25.0
-        self._recording = _Recording(path, fps=self._fps, live=live)
+        self._recording = _Recording(path, fps=fps or 25.0, live=live)
         self._fit: Letterbox | None = None
-        self._written, self._start_s = 0, 0.0
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Draw the frame and encode it."""
         image = self._annotate(frame.image, detections)
         if self._fit is None:  # sides made even: chroma has half the resolution
             self._fit = Letterbox((max(image.shape[0] // 2 * 2, 2), max(image.shape[1] // 2 * 2, 2)), "center", 0)
-            self._start_s = frame.time_s
         if image.shape[:2] != self._fit.size_hw:
             image, _ = self._fit.apply(image)
-        due = round((frame.time_s - self._start_s) * self._fps) + 1
-        for _ in range(int(np.clip(due - self._written, 1, max(self._fps, 1)))):
-            self._recording.write(image)
-            self._written += 1
+        self._recording.write(image, frame.time_s)
 
     def notice(self, event: Event) -> None:
         """Put what there is on the disk when the camera is lost: nobody knows what comes next."""
@@ -74,7 +70,8 @@ class VideoSink(Sink):
 class _Recording:
     """Frames of one size as an MP4 that grows by a fragment a second.
 
-    OpenCV encodes each second to a clip of its own in a scratch folder.
+    OpenCV encodes each second to a clip of its own in a scratch folder, at a
+    constant rate; the frames' own times are given to it afterwards.
     """
 
     def __init__(self, path: Path, *, fps: float, live: bool) -> None:
@@ -83,29 +80,37 @@ class _Recording:
         self._codecs: tuple[str, ...] = _CODECS
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._writer: cv2.VideoWriter | None = None
-        self._in_clip = self._clips = self._duration = 0
+        self._shown_s: list[float] = []  # of the frames in this clip, from the recording's start
+        self._end_s, self._time_s, self._clips = 0.0, 0.0, 0
         self._finished = False
 
-    def write(self, image: np.ndarray) -> None:
+    def write(self, image: np.ndarray, time_s: float) -> None:
         """Encode one frame, (H, W, 3) uint8 BGR with even sides."""
+        if self._shown_s:
+            self._end_s = self._shown_s[-1] + float(np.clip(time_s - self._time_s, _SHORTEST_S, _CLIP_S))
+            if self._end_s - self._shown_s[0] >= _CLIP_S:
+                self._write_clip()
         if self._writer is None:
             self._writer = self._encoder(image.shape[:2])
         self._writer.write(image)
-        self._in_clip += 1
-        if self._in_clip >= self._fps:
-            self.cut()
+        self._shown_s.append(self._end_s)
+        self._time_s = time_s
 
     def cut(self) -> None:
-        """Write what is encoded since the last cut to the file."""
-        if self._writer is None:
-            return
-        self._writer.release()
-        count, self._writer, self._in_clip = self._in_clip, None, 0
-        clip = self._encoded(count)
-        data = fragments.fragment(clip, number=self._clips + 1, start=self._duration)
+        """Write what is encoded so far to the file, although no frame says how long the last one is shown."""
+        if self._shown_s:
+            self._end_s = self._shown_s[-1] + 1 / self._fps
+            self._write_clip()
+
+    def _write_clip(self) -> None:
+        if self._writer is not None:
+            self._writer.release()
+        shown_s, self._writer, self._shown_s = [*self._shown_s, self._end_s], None, []
+        clip = self._encoded(len(shown_s) - 1)
+        times = np.round(np.array(shown_s) * clip.units_per_s).astype(np.int64)
+        data = fragments.fragment(fragments.retimed(clip, times), number=self._clips + 1, start=int(times[0]))
         self._output.write(data if self._clips else fragments.header(clip) + data)
         self._clips += 1
-        self._duration += clip.duration
 
     def _encoded(self, count: int) -> fragments.Clip:
         """The clip just encoded; the encoder itself never says that a write failed."""
