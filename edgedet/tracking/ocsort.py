@@ -133,19 +133,20 @@ class OcSort:
     ) -> None:
         """Take what was seen into the tracks that own it, after the gap of those found again."""
         objects = np.flatnonzero(owners >= 0)
-        tracks, boxes, table = owners[objects], detections.boxes[objects], self._tracks
-        again = table["seen_s"][tracks] < previous_s
+        tracks, boxes = owners[objects], detections.boxes[objects]
+        seen = self._tracks[tracks]
+        again = seen["seen_s"] < previous_s
         if again.any():
             self._relive(tracks[again], boxes[again], time_s)
         self._motion.correct(tracks, boxes)
         self._observed.state[:, :, tracks] = self._motion.state[:, :, tracks]
-        streak = table["streak"][tracks] + 1
-        table["streak"] = 0
-        table["streak"][tracks] = streak
-        here, past = centres[objects], table["centres"][tracks]
-        table["heading"][tracks] = _unit(here - past[:, 0])
-        table["centres"][tracks] = np.concatenate([past[:, 1:], here[:, None]], axis=1)
-        table["box"][tracks], table["seen_s"][tracks], table["label"][tracks] = boxes, time_s, detections.labels[objects]
+        seen["streak"] += 1
+        seen["heading"] = _unit(centres[objects] - seen["centres"][:, 0])
+        seen["centres"][:, :-1] = seen["centres"][:, 1:]
+        seen["centres"][:, -1] = centres[objects]
+        seen["box"], seen["seen_s"], seen["label"] = boxes, time_s, detections.labels[objects]
+        self._tracks["streak"] = 0
+        self._tracks[tracks] = seen
 
     def _relive(self, tracks: np.ndarray, boxes: np.ndarray, time_s: float) -> None:
         """Observation-centric re-update: filter the gap anew, along a straight line from the last box to the one now.
