@@ -198,6 +198,7 @@ def test_a_server_that_is_gone_leaves_nothing_that_looks_live(browser):
     assert "Nothing here is live" in browser.evaluate("document.querySelector('#lost').innerText")
     assert "No connection" in browser.evaluate(f"{card('gate')}.querySelector('.cover').innerText")
     assert browser.evaluate(f"{card('gate')}.classList.contains('frozen')")
+    assert browser.evaluate(f"{card('gate')}.querySelector('.badge').textContent") == "unknown"
 
 
 def test_a_name_that_is_an_address_or_markup_is_only_text(browser):
@@ -219,3 +220,27 @@ def test_no_picture_is_asked_for_while_its_card_is_out_of_sight(browser):
         browser.wait_for(pixels("cam0"))
         asked = {address for address in browser.addresses() if address.endswith("live.jpg")}
         assert 1 <= len(asked) < 4
+
+
+def test_a_token_in_the_address_logs_the_browser_in_and_is_then_seen_nowhere(browser):
+    with WebServer(lambda: [ONLINE], port=0, token="s3cret") as server:
+        browser.go(server.url)
+        browser.wait_for("document.body.innerText.includes('a token is needed')")
+        browser.go(f"{server.url}?token=s3cret")
+        browser.wait_for("document.querySelector('#summary')?.textContent === '1 of 1 stream online'")
+        assert browser.evaluate("location.href + document.cookie") == server.url
+        browser.go(server.url)  # the next day
+        browser.wait_for("document.querySelector('#summary')?.textContent === '1 of 1 stream online'")
+
+
+def test_a_page_of_another_site_gets_neither_figures_nor_pictures(browser, scene):
+    browser.go("data:text/html,<title>elsewhere</title>")
+    browser.wait_for("document.title === 'elsewhere'")
+    url = json.dumps(scene.server.url)
+    assert browser.evaluate(f"fetch({url} + 'streams').then(() => 'read', () => 'refused')") == "refused"
+    shown = """new Promise((done) => {
+        const image = document.createElement('img');
+        [image.onload, image.onerror] = [() => done('shown'), () => done('refused')];
+        image.src = %s + 'streams/gate/snapshot.jpg';
+    })"""
+    assert browser.evaluate(shown % url) == "refused"

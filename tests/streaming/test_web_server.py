@@ -113,15 +113,28 @@ def test_a_stream_that_is_unknown_or_has_no_frame_is_told_so(server, sink, addre
     assert (get(server.url, f"/streams/gate/{address}").status) == 503
 
 
-def test_a_snapshot_of_a_stream_that_is_out_is_refused_and_its_live_picture_is_dark(server, sink, statuses):
+def first_picture(server):
+    """The first picture of the stream of pictures."""
+    with closing(connect(server.url)) as connection:
+        connection.request("GET", "/streams/gate/live.mjpg")
+        answer = connection.getresponse()
+        while not (line := answer.readline()).startswith(b"Content-Length: "):
+            pass
+        answer.readline()
+        return cv2.imdecode(np.frombuffer(answer.read(int(line.split()[1])), np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_no_old_picture_is_given_of_a_stream_that_is_out_and_its_live_pictures_are_dark(server, sink, statuses):
     sink.write(frame(grey=240), ONE)
     statuses.change(state="offline", reason="cable cut")
-    refused = get(server.url, "/streams/gate/snapshot.jpg")
-    assert refused.status == 503
-    assert refused.text.startswith("OFFLINE since ")
-    assert refused.text.endswith(": cable cut\n")
-    live = get(server.url, "/streams/gate/live.jpg").image
-    assert live[:60].max() <= 240 // 3 + 10
+    for name in ("snapshot.jpg", "live.jpg"):
+        refused = get(server.url, f"/streams/gate/{name}")
+        assert refused.status == 503
+        assert refused.text.startswith("OFFLINE since ")
+        assert refused.text.endswith(": cable cut\n")
+    dark = first_picture(server)
+    assert dark[:60].max() <= 240 // 3 + 10
+    assert dark[80:].max() > 200  # what is written on it
     statuses.change(state="ended", reason=None)
     assert get(server.url, "/streams/gate/snapshot.jpg").status == 200  # the last frame of a file is no lie
 
@@ -257,6 +270,9 @@ def test_events_are_sent_as_they_happen_and_after_a_break_none_is_missed(server,
     with closing(connect(server.url)) as connection:
         connection.request("GET", "/events", headers={"Last-Event-ID": "2"})
         assert [number for number, _ in messages(connection.getresponse(), 3)] == ["3", "4", "5"]
+    with closing(connect(server.url)) as connection:  # numbers of the run before mean nothing now
+        connection.request("GET", "/events", headers={"Last-Event-ID": "57"})
+        assert [number for number, _ in messages(connection.getresponse(), 5)] == ["1", "2", "3", "4", "5"]
 
 
 def test_head_requests_end(server, sink):

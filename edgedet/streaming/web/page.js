@@ -157,10 +157,11 @@ function lose(reason) {
   write(byId("summary"), "Not connected");
   document.title = "(lost) edgedet";
   for (const card of cards.values()) {
-    card.classList.add("frozen");
+    card.className = "card frozen";
+    write(card.querySelector(".badge"), "unknown");
     card.querySelector(".cover").hidden = false;
     write(card.querySelector("strong"), "No connection");
-    write(card.querySelector(".cover span"), `this picture is of ${moment(lostSince)}`);
+    write(card.querySelector(".cover span"), `last seen ${moment(lostSince)}`);
     card.querySelector("canvas").setAttribute("aria-label", `${card.dataset.name}: no connection, an old picture`);
   }
 }

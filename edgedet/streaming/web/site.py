@@ -2,9 +2,9 @@
 
     /                              the page
     /streams                       every stream's figures and the latest events, JSON
-    /streams/NAME/live.jpg         the picture of now, at most 1280 wide; If-None-Match gives 304
-    /streams/NAME/live.mjpg        the same as a stream of pictures
-    /streams/NAME/snapshot.jpg     the latest frame at its own size; ?boxes=0 without what is drawn on it
+    /streams/NAME/live.jpg         the picture of now, at most 1280 wide; If-None-Match gives 304; 503 while the stream is out
+    /streams/NAME/live.mjpg        the same as a stream of pictures; while the stream is out a dark one that says so
+    /streams/NAME/snapshot.jpg     the latest frame at its own size; ?boxes=0 without what is drawn on it; 503 as above
     /metrics                       Prometheus
     /healthz                       200 while a stream gives results, else 503; ?streams=all: while none is out for a minute
     /events                        server-sent events
@@ -33,7 +33,7 @@ from edgedet.streaming.web import view as views
 from edgedet.streaming.web.bulletin import Bulletin, as_message
 from edgedet.streaming.web.metrics import exposition
 from edgedet.streaming.web.standing import Standing, Watch, health
-from edgedet.streaming.web.view import Rendering, View
+from edgedet.streaming.web.view import Picture, Rendering, View
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -97,16 +97,12 @@ class Site:
 
     async def live_picture(self, request: Request) -> Answer:
         """One picture of now; 304 where the client has it."""
-        rendering = self._rendering(request, "live")
-        if isinstance(rendering, Answer):
-            return rendering
-        picture = await rendering.picture(self._note(request))
-        if picture is None:
-            return _absent("no frame has come yet")
-        headers = {"etag": picture.tag}
+        picture = await self._picture(request, "live")
+        if isinstance(picture, Answer):
+            return picture
         if request.headers.get("if-none-match") == picture.tag:
-            return Answer(b"", "image/jpeg", 304, headers)
-        return Answer(picture.jpeg, "image/jpeg", headers=headers)
+            return Answer(b"", "image/jpeg", 304, {"etag": picture.tag})
+        return Answer(picture.jpeg, "image/jpeg", headers={"etag": picture.tag})
 
     async def live_pictures(self, request: Request) -> Answer:
         """Pictures for as long as the client wants them; of a stream that is out, a dark one that says so."""
@@ -119,15 +115,10 @@ class Site:
         return Answer(parts, "multipart/x-mixed-replace; boundary=frame")
 
     async def snapshot(self, request: Request) -> Answer:
-        """The latest frame whole; refused of a stream that is out, because it would be an old one."""
+        """The latest frame whole."""
         plain = request.query_params.get("boxes", "1") in ("0", "false", "no")
-        rendering = self._rendering(request, "plain" if plain else "boxes")
-        if isinstance(rendering, Answer):
-            return rendering
-        if note := self._note(request):
-            return _absent(note.replace("\n", ": "))
-        picture = await rendering.picture()
-        return _absent("no frame has come yet") if picture is None else Answer(picture.jpeg, "image/jpeg")
+        picture = await self._picture(request, "plain" if plain else "boxes")
+        return picture if isinstance(picture, Answer) else Answer(picture.jpeg, "image/jpeg")
 
     async def metrics(self, request: Request) -> Answer:
         """All figures for Prometheus."""
@@ -140,8 +131,9 @@ class Site:
 
     async def events(self, request: Request) -> Answer:
         """Events as they come; after a break the client says which was its last."""
-        last = request.headers.get("last-event-id", "")
-        seen = [int(last) if last.isdecimal() and int(last) <= self._bulletin.count else self._bulletin.count]
+        last, count = request.headers.get("last-event-id", ""), self._bulletin.count
+        # A number that is not reached yet is of the run before: since then all are new.
+        seen = [count if not last.isdecimal() else int(last) if int(last) <= count else 0]
 
         async def news() -> bytes:
             entries = self._bulletin.after(seen[0])
@@ -149,6 +141,15 @@ class Site:
             return b"".join(map(as_message, entries))
 
         return Answer(self._while_wanted(request, news, b": still here\n\n"), "text/event-stream")
+
+    async def _picture(self, request: Request, kind: str) -> Picture | Answer:
+        """The picture of now; refused of a stream that is out, because it would be an old one."""
+        rendering = self._rendering(request, kind)
+        if isinstance(rendering, Answer):
+            return rendering
+        if note := self._note(request):
+            return _absent(note.replace("\n", ": "))
+        return await rendering.picture() or _absent("no frame has come yet")
 
     async def _next_part(self, rendering: Rendering, request: Request, shown: list[str]) -> bytes:
         """The next picture as a part of a multipart answer; nothing where it is the one shown."""

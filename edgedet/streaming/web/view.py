@@ -90,7 +90,7 @@ class Rendering:
         self._making: asyncio.Task[None] | None = None
 
     async def picture(self, note: str = "") -> Picture | None:
-        """The latest shot, or the picture made less than INTERVAL_S ago; None before the first frame."""
+        """The latest shot, or one with the same note shown less than INTERVAL_S ago; None before the first frame."""
         shot = self._view.latest
         if shot is not None and self._due((shot.number, note)):
             if self._making is None or self._making.done():
@@ -100,7 +100,9 @@ class Rendering:
 
     def _due(self, key: tuple[int, str]) -> bool:
         shown = self._picture
-        return shown is None or (shown.key != key and time.monotonic() - shown.made_s >= INTERVAL_S)
+        if shown is None or shown.key[1] != key[1]:  # a picture with a wrong note must not be shown at all
+            return True
+        return shown.key != key and time.monotonic() - shown.made_s >= INTERVAL_S
 
     async def _make(self, shot: Shot, note: str) -> None:
         made_s, loop = time.monotonic(), asyncio.get_running_loop()
