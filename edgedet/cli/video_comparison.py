@@ -13,24 +13,11 @@ from edgedet import artifact, console
 from edgedet.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgedet.runtimes.detector import LoadedDetector
     from edgedet.runtimes.recording import Target
     from edgedet.runtimes.track_parity import Tracked, TrackGates, TrackReport
-
-
-def require_clip(clip: str, tracker: str) -> None:
-    """Refuse a clip that cannot be read twice alike, an unknown tracker and absent libraries, before any long work."""
-    import scipy.optimize  # noqa: F401
-
-    from edgedet.streaming.sources.base import open_source
-    from edgedet.tracking.base import create
-
-    create(tracker)
-    with open_source(clip) as source:
-        if source.live:
-            raise UsageError(
-                f"--video {clip} is live, so no two models would see the same frames; record it first: "
-                f"edgedet stream {clip} --model MODEL --save clip.mp4"
-            )
+    from edgedet.streaming.pipeline import Stream
+    from edgedet.streaming.sources.base import Source
 
 
 @dataclass(frozen=True)
@@ -46,6 +33,21 @@ class Watch:
     track_score: float
     classes: Sequence[str] | None
     max_frames: int | None
+
+
+def require_watchable(reference: Target, watch: Watch) -> None:
+    """Refuse, before any long work: a clip that cannot be read twice alike, an unknown tracker or class, absent libraries."""
+    import scipy.optimize  # noqa: F401
+
+    from edgedet.streaming.sources.base import open_source
+
+    with open_source(watch.clip) as source, reference.open() as model:
+        if source.live:
+            raise UsageError(
+                f"--video {source.name} is live, so no two models would see the same frames; record it first: "
+                f"edgedet stream {source.name} --model MODEL --save clip.mp4"
+            )
+        _objects(source, model, watch).close()
 
 
 def compare(reference: Target, others: Sequence[Target], watch: Watch, *, gates: TrackGates) -> TrackReport:
@@ -66,16 +68,21 @@ def compare(reference: Target, others: Sequence[Target], watch: Watch, *, gates:
 def _follow(target: Target, label: str, watch: Watch) -> tuple[Tracked, list[float]]:
     """What one model tracks in the clip, as `edgedet stream` would, and the time of every frame in seconds."""
     from edgedet.runtimes.track_parity import Tracked
-    from edgedet.streaming.pipeline import stream
     from edgedet.streaming.sources.base import open_source
 
     objects, times_s = [], []
     with target.open() as model, open_source(watch.clip) as source:
         total = min((count for count in (source.frame_count, watch.max_frames) if count is not None), default=None)
-        results = stream(source, model, tracker=watch.tracker, min_score=watch.track_score, classes=watch.classes)
-        with closing(results):
+        with closing(_objects(source, model, watch)) as results:
             for frame, found in console.track(islice(results, watch.max_frames), label, total=total, rate_unit="fps"):
                 objects.append(replace(found, masks=None))
                 times_s.append(frame.time_s)
         files = {file.name: artifact.sha256(file) for file in artifact.parts(target.path)}
         return Tracked(label, target.runtime_name, model.session.facts, files, objects), times_s
+
+
+def _objects(source: Source, model: LoadedDetector, watch: Watch) -> Stream:
+    """The frames and what is tracked in them, once iterated."""
+    from edgedet.streaming.pipeline import stream
+
+    return stream(source, model, tracker=watch.tracker, min_score=watch.track_score, classes=watch.classes)

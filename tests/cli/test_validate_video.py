@@ -79,6 +79,7 @@ def test_images_and_a_clip_are_judged_in_one_report(edgedet_cli: Cli, here: Path
         ([], ["--data", "--video", "or both"]),
         (["--video", "absent.mp4"], ["absent.mp4: no such file or folder"]),
         (["--video", "clip.mp4", "--tracker", "sort9"], ["no tracker named 'sort9'", "bytetrack"]),
+        (["--video", "test:", "--max-frames", "9"], ["--video test: is live", "edgedet stream test: --model MODEL --save"]),
         (["--video", "clip.mp4", "--classes", "persn"], ["no class 'persn'", "person"]),
         (["--data", "photos", "--classes", "person"], ["--classes needs --video"]),
         (["--video", "clip.mp4", "--max-ap-drop", "0"], ["--max-ap-drop needs --data"]),
