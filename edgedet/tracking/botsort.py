@@ -47,8 +47,9 @@ class BotSort(ByteTrack):
     ) -> None:
         super().__init__(high_score=high_score, start_score=start_score, low_score=low_score, lost_s=lost_s)
         self._motion: SideMotion = SideMotion()
-        self._camera, self._affine = CameraMotion(), None
-        self._appearance, self._image = appearance, None
+        self._camera, self._appearance = CameraMotion(), appearance
+        self._affine: np.ndarray | None = None
+        self._image: np.ndarray | None = None
         self._looks = np.zeros((0, 0))  # (T, D) of the tracks, of length one; zero where not known
         self._looks_now = np.zeros((0, 0))  # (N, D) of the detections
 

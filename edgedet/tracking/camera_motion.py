@@ -39,7 +39,7 @@ class CameraMotion:
 
 def _fit(before: np.ndarray, now: np.ndarray, corners: np.ndarray) -> np.ndarray:
     """The (2, 3) map that most of the corners (C, 1, 2) of the picture before follow."""
-    found, status, _ = cv2.calcOpticalFlowPyrLK(before, now, corners, None)
+    found, status, _ = cv2.calcOpticalFlowPyrLK(before, now, corners, corners.copy())
     followed = status.ravel() == 1
     if np.count_nonzero(followed) < _FEWEST:
         return STILL.copy()

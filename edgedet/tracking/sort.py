@@ -74,7 +74,7 @@ class Sort:
         self._tracks["streak"][self._tracks["missed"] > 0] = 0
         self._tracks["missed"] += 1
         if self._motion.state[0, 2:].min(initial=1) <= 0:
-            self._keep((self._motion.state[0, 2:] > 0).all(axis=0))
+            self._keep(self._motion.state[0, 2:].min(axis=0) > 0)
 
     def _associate(self, detections: Detections) -> tuple[np.ndarray, np.ndarray]:
         """(M,) tracks and (M,) objects of the pairing of the greatest total IoU; those below the minimum are then rejected."""

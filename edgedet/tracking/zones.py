@@ -147,10 +147,9 @@ class Watch:
         gone = self._forget(detections.track_ids.tolist(), time_s)
         left, _, right, bottom = detections.boxes.T.astype(float)
         points = np.stack([(left + right) / 2, bottom], axis=1)
-        tracks = [
-            self._recall(*seen, time_s) for seen in zip(detections.track_ids.tolist(), detections.labels.tolist(), points)
-        ]
-        happened = [*self._cross(detections, tracks, points), *self._enter_and_leave(detections, tracks, points, time_s)]
+        objects = zip(detections.track_ids.tolist(), detections.labels.tolist(), points)
+        tracks = [self._recall(track_id, label, point, time_s) for track_id, label, point in objects]
+        happened = [*self._cross(tracks, points), *self._enter_and_leave(tracks, points, time_s)]
         for track, point in zip(tracks, points):
             track.point, track.time_s = point, time_s
         return gone + happened
