@@ -94,18 +94,18 @@ def command(
     _require_folder(folder)
     if bisect:
         _require_graphs(trusted, targets)
-    watch = None
+    clip = None
     if video is not None:
         wanted = None if classes is None else [name.strip() for name in classes.split(",")]
-        watch = video_comparison.Watch(video, tracker, track_score, wanted, max_frames)
-        video_comparison.require_watchable(trusted, watch)
+        clip = video_comparison.ClipOptions(video, tracker, track_score, wanted, max_frames)
+        video_comparison.require_watchable(trusted, clip)
     found = tracks = None
     if data is not None:
         found = parity.validate(trusted, targets, data, split=split, max_images=max_images, min_score=min_score, gates=gates)
     if found is not None and bisect:
         found = _bisect(found, trusted, targets)
-    if watch is not None:
-        tracks = video_comparison.compare(trusted, targets, watch, gates=track_gates)
+    if clip is not None:
+        tracks = video_comparison.compare(trusted, targets, clip, gates=track_gates)
     facts, page = report.write(folder, found, tracks=tracks, command=_command_line())
     if json:
         print(facts.read_text(encoding="utf-8"), end="")
