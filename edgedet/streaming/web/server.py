@@ -168,6 +168,7 @@ def _application(site: Site) -> Application:
     @asynccontextmanager
     async def lifespan(application: Starlette) -> AsyncIterator[None]:
         watching = asyncio.create_task(site.keep_watch())
+        watching.add_done_callback(_tell_defect)
         yield
         watching.cancel()
         with suppress(asyncio.CancelledError):
@@ -175,6 +176,12 @@ def _application(site: Site) -> Application:
 
     routes = [Route(path, _responding(endpoint)) for path, endpoint in endpoints.items()]
     return Starlette(routes=routes, lifespan=lifespan)
+
+
+def _tell_defect(task: asyncio.Task[None]) -> None:
+    """Print what ended a task that nobody waits for."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        task.get_loop().call_exception_handler({"message": "the web server's watch ended", "exception": error})
 
 
 def _responding(endpoint: Callable[[Request], Awaitable[Answer]]) -> Callable[[Request], Awaitable[Response]]:
