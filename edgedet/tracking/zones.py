@@ -109,12 +109,12 @@ class _Seen:
     since_s: dict[str, float] = field(default_factory=dict)
 
 
-class Watch:
-    """The zones and lines of one stream, watched.
+class Zones:
+    """The zones and lines of one stream, and who is in them.
 
-    size_hw: of the frames, pixels; what lies outside is refused. classes: the
-    names of the labels, in order. forget_s: how long a track may be out of
-    sight before it counts as gone.
+    classes: the names of the labels, in order. size_hw: of the frames, pixels,
+    where it is known by now; else `fit` when it is. forget_s: how long a track
+    may be out of sight before it counts as gone.
     """
 
     def __init__(
@@ -122,20 +122,35 @@ class Watch:
         zones: Sequence[Zone] = (),
         lines: Sequence[Line] = (),
         *,
-        size_hw: tuple[int, int],
         classes: Sequence[str] = (),
+        size_hw: tuple[int, int] | None = None,
         forget_s: float = FORGET_S,
     ) -> None:
-        check(zones, lines, size_hw)
+        _refuse_twice("zone", [zone.name for zone in zones])
+        _refuse_twice("line", [line.name for line in lines])
         self._zones, self._lines, self._classes, self._forget_s = zones, lines, classes, forget_s
         self._seen: dict[int, _Seen] = {}
         self._crossings: dict[str, dict[str, Counter[str]]] = {
             line.name: {"left": Counter(), "right": Counter()} for line in lines
         }
+        self._last_xy = np.full(2, np.inf)  # the middle of the frame's last pixel
+        if size_hw is not None:
+            self.fit(size_hw)
 
     def __len__(self) -> int:
         """How many tracks are remembered."""
         return len(self._seen)
+
+    def fit(self, size_hw: tuple[int, int]) -> None:
+        """Refuse the zones and lines that do not lie within frames of this size, pixels."""
+        shapes = [(f"zone {zone.name!r}", zone.points) for zone in self._zones]
+        shapes += [(f"line {line.name!r}", (line.start, line.end)) for line in self._lines]
+        height, width = size_hw
+        self._last_xy = np.array([width, height]) - 0.5
+        for what, points in shapes:
+            for x, y in points:
+                if not (0 <= x <= width and 0 <= y <= height):
+                    raise UsageError(f"{what} has the point {_text((x, y))} outside the frame, which is {width}x{height}")
 
     def update(self, detections: Detections, time_s: float) -> list[Happening]:
         """What the tracks have done since the frame before; who first shows inside a zone enters it there.
@@ -146,7 +161,8 @@ class Watch:
             raise UsageError("zones and lines need tracks; choose a tracker")
         gone = self._forget(detections.track_ids.tolist(), time_s)
         left, _, right, bottom = detections.boxes.T.astype(float)
-        points = np.stack([(left + right) / 2, bottom], axis=1)
+        # Whose box is cut off by the frame stands in its last row, within a zone that ends there.
+        points = np.minimum(np.stack([(left + right) / 2, bottom], axis=1), self._last_xy)
         objects = zip(detections.track_ids.tolist(), detections.labels.tolist(), points)
         tracks = [self._recall(track_id, label, point, time_s) for track_id, label, point in objects]
         happened = [*self._cross(tracks, points), *self._enter_and_leave(tracks, points, time_s)]
@@ -224,18 +240,10 @@ class Watch:
         return self._classes[label] if 0 <= label < len(self._classes) else f"class {label}"
 
 
-def check(zones: Sequence[Zone], lines: Sequence[Line], size_hw: tuple[int, int]) -> None:
-    """Refuse two of one name, and what lies outside frames of this size, pixels."""
-    shapes = [("zone", zone.name, zone.points) for zone in zones]
-    shapes += [("line", line.name, (line.start, line.end)) for line in lines]
-    names = [(kind, name) for kind, name, _ in shapes]
-    for kind, name, points in shapes:
-        if names.count((kind, name)) > 1:
+def _refuse_twice(kind: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
             raise UsageError(f"there are two {kind}s named {name!r}; rename one")
-        height, width = size_hw
-        for x, y in points:
-            if not (0 <= x <= width and 0 <= y <= height):
-                raise UsageError(f"{kind} {name!r} has the point {_text((x, y))} outside the frame, which is {width}x{height}")
 
 
 def _happening(kind: str, track: _Seen, **detail: Any) -> Happening:

@@ -11,7 +11,7 @@ import pytest
 
 from edgedet.detections import Detections
 from edgedet.errors import UsageError
-from edgedet.tracking.zones import Happening, Line, Watch, Zone
+from edgedet.tracking.zones import Happening, Line, Zone, Zones
 
 SIZE_HW = (480, 640)
 SQUARE = [(100, 100), (300, 100), (300, 300), (100, 300)]
@@ -27,9 +27,9 @@ def standing(*places, label=0):
     return Detections(boxes, np.ones(count, np.float32), np.full(count, label, np.int32), np.array(list(places), np.int64))
 
 
-def walk(watch, places, *, label=0, step_s=0.1):
+def walk(zones, places, *, label=0, step_s=0.1):
     """What happens while track 1 walks from place to place."""
-    return [event for i, place in enumerate(places) for event in watch.update(standing({1: place}, label=label), i * step_s)]
+    return [event for i, place in enumerate(places) for event in zones.update(standing({1: place}, label=label), i * step_s)]
 
 
 @pytest.mark.parametrize("points", [SQUARE, STAR, STAR[::-1], [(0, 0), (640, 0), (320, 480)]])
@@ -77,88 +77,93 @@ def test_crossings_equal_exact_arithmetic_corners_and_touches_too():
 
 def test_right_and_left_are_as_seen_from_the_start_of_the_line():
     door = Line("door", (100, 200), (300, 200))  # looking to the right of the screen, right is down
-    watch = Watch(lines=[door], size_hw=SIZE_HW, classes=["person", "car"])
-    events = walk(watch, [(200, 150), (200, 190), (205, 210), (205, 260), (200, 195)])
+    zones = Zones(lines=[door], size_hw=SIZE_HW, classes=["person", "car"])
+    events = walk(zones, [(200, 150), (200, 190), (205, 210), (205, 260), (200, 195)])
     assert events == [
         Happening("cross", {"line": "door", "direction": "right", "track_id": 1, "class": "person"}),
         Happening("cross", {"line": "door", "direction": "left", "track_id": 1, "class": "person"}),
     ]
-    walk(watch, [(200, 195), (200, 205)], label=1)
-    assert watch.counts() == {"door": {"left": {"person": 1}, "right": {"person": 1, "car": 1}}}
+    walk(zones, [(200, 195), (200, 205)], label=1)
+    assert zones.counts() == {"door": {"left": {"person": 1}, "right": {"person": 1, "car": 1}}}
 
 
 def test_who_walks_round_the_end_of_a_line_has_not_crossed_it():
-    watch = Watch(lines=[Line("door", (100, 200), (300, 200))], size_hw=SIZE_HW)
-    assert walk(watch, [(350, 150), (350, 250)]) == []
-    assert walk(watch, [(50, 250), (50, 150)]) == []
+    zones = Zones(lines=[Line("door", (100, 200), (300, 200))], size_hw=SIZE_HW)
+    assert walk(zones, [(350, 150), (350, 250)]) == []
+    assert walk(zones, [(50, 250), (50, 150)]) == []
 
 
 def test_who_steps_on_a_line_and_back_nets_nothing_and_standing_on_it_counts_once():
-    watch = Watch(lines=[Line("door", (100, 200), (300, 200))], size_hw=SIZE_HW)
-    walk(watch, [(200, 190), (200, 200), (200, 200), (200, 200)])
-    assert watch.counts() == {"door": {"left": {}, "right": {"class 0": 1}}}
-    walk(watch, [(200, 200), (200, 190)])
-    assert watch.counts() == {"door": {"left": {"class 0": 1}, "right": {"class 0": 1}}}
+    zones = Zones(lines=[Line("door", (100, 200), (300, 200))], size_hw=SIZE_HW)
+    walk(zones, [(200, 190), (200, 200), (200, 200), (200, 200)])
+    assert zones.counts() == {"door": {"left": {}, "right": {"class 0": 1}}}
+    walk(zones, [(200, 200), (200, 190)])
+    assert zones.counts() == {"door": {"left": {"class 0": 1}, "right": {"class 0": 1}}}
 
 
 def test_dwell_time_and_occupancy_follow_the_frames_times():
-    watch = Watch([Zone("yard", SQUARE)], size_hw=SIZE_HW, classes=["person"])
-    events = walk(watch, [(50, 200), (150, 200), (200, 200), (250, 200)], step_s=0.5)
+    zones = Zones([Zone("yard", SQUARE)], size_hw=SIZE_HW, classes=["person"])
+    events = walk(zones, [(50, 200), (150, 200), (200, 200), (250, 200)], step_s=0.5)
     assert events == [Happening("enter", {"zone": "yard", "track_id": 1, "class": "person"})]
-    assert watch.occupancy() == {"yard": 1}
-    (left,) = watch.update(standing({1: (350, 200)}), 3.0)
+    assert zones.occupancy() == {"yard": 1}
+    (left,) = zones.update(standing({1: (350, 200)}), 3.0)
     assert left == Happening("leave", {"zone": "yard", "dwell_s": 2.5, "track_id": 1, "class": "person"})
-    assert watch.occupancy() == {"yard": 0}
+    assert zones.occupancy() == {"yard": 0}
     json.dumps([event.detail for event in events])
 
 
 def test_a_track_out_of_sight_for_a_moment_stays_and_one_that_vanishes_leaves_when_last_seen():
-    watch = Watch([Zone("yard", SQUARE)], size_hw=SIZE_HW, forget_s=1.0)
-    watch.update(standing({1: (200, 200)}), 0.0)
-    watch.update(standing({1: (200, 200)}), 2.0)
-    assert watch.update(standing({}), 2.8) == []
-    assert watch.update(standing({1: (210, 200)}), 2.9) == []
-    assert watch.occupancy() == {"yard": 1}
-    assert watch.update(standing({}), 4.0) == [
+    zones = Zones([Zone("yard", SQUARE)], size_hw=SIZE_HW, forget_s=1.0)
+    zones.update(standing({1: (200, 200)}), 0.0)
+    zones.update(standing({1: (200, 200)}), 2.0)
+    assert zones.update(standing({}), 2.8) == []
+    assert zones.update(standing({1: (210, 200)}), 2.9) == []
+    assert zones.occupancy() == {"yard": 1}
+    assert zones.update(standing({}), 4.0) == [
         Happening("leave", {"zone": "yard", "track_id": 1, "class": "class 0", "dwell_s": 2.9})
     ]
-    assert len(watch) == 0
+    assert len(zones) == 0
 
 
 def test_a_track_found_again_behind_a_line_has_crossed_it():
-    watch = Watch(lines=[Line("door", (100, 200), (300, 200))], size_hw=SIZE_HW)
-    watch.update(standing({1: (200, 150)}), 0.0)
-    watch.update(standing({}), 0.3)
-    (event,) = watch.update(standing({1: (200, 250)}), 0.6)
+    zones = Zones(lines=[Line("door", (100, 200), (300, 200))], size_hw=SIZE_HW)
+    zones.update(standing({1: (200, 150)}), 0.0)
+    zones.update(standing({}), 0.3)
+    (event,) = zones.update(standing({1: (200, 250)}), 0.6)
     assert event.detail["direction"] == "right"
 
 
+def test_whose_box_is_cut_off_by_the_frame_is_in_a_zone_that_ends_there():
+    whole = Zone("whole", [(0, 0), (640, 0), (640, 480), (0, 480)])
+    assert len(Zones([whole], size_hw=SIZE_HW).update(standing({1: (200, 480), 2: (640, 480), 3: (0, 0)}), 0.0)) == 3
+
+
 def test_everybody_leaves_at_the_end():
-    watch = Watch([Zone("yard", SQUARE)], size_hw=SIZE_HW)
-    watch.update(standing({1: (200, 200), 2: (250, 250), 3: (10, 10)}), 0.0)
-    watch.update(standing({1: (200, 200), 2: (50, 50), 3: (10, 10)}), 1.0)
-    assert [event.detail["dwell_s"] for event in watch.close()] == [1.0]
-    assert len(watch) == 0
+    zones = Zones([Zone("yard", SQUARE)], size_hw=SIZE_HW)
+    zones.update(standing({1: (200, 200), 2: (250, 250), 3: (10, 10)}), 0.0)
+    zones.update(standing({1: (200, 200), 2: (50, 50), 3: (10, 10)}), 1.0)
+    assert [event.detail["dwell_s"] for event in zones.close()] == [1.0]
+    assert len(zones) == 0
 
 
 def test_two_thousand_strangers_are_forgotten():
-    watch, random = Watch([Zone("yard", SQUARE)], size_hw=SIZE_HW), np.random.default_rng(0)
+    zones, random = Zones([Zone("yard", SQUARE)], size_hw=SIZE_HW), np.random.default_rng(0)
     entered = left = 0
     for i in range(2000):
-        events = watch.update(standing({i: random.uniform((0, 0), (640, 480))}), i / 10)
+        events = zones.update(standing({i: random.uniform((0, 0), (640, 480))}), i / 10)
         entered += sum(event.kind == "enter" for event in events)
         left += sum(event.kind == "leave" for event in events)
-        assert len(watch) <= 12
+        assert len(zones) <= 12
     assert entered > 100
     assert 0 <= entered - left <= 12
 
 
 def test_a_clock_set_back_keeps_nobody_and_gives_no_negative_dwell():
-    watch = Watch([Zone("yard", SQUARE)], size_hw=SIZE_HW)
-    watch.update(standing({1: (200, 200)}), 3600.0)
-    events = [event for i in range(20) for event in watch.update(standing({}), i / 10)]
+    zones = Zones([Zone("yard", SQUARE)], size_hw=SIZE_HW)
+    zones.update(standing({1: (200, 200)}), 3600.0)
+    events = [event for i in range(20) for event in zones.update(standing({}), i / 10)]
     assert [event.detail["dwell_s"] for event in events] == [0.0]
-    assert len(watch) == 0
+    assert len(zones) == 0
 
 
 @pytest.mark.parametrize(
@@ -176,9 +181,9 @@ def test_a_clock_set_back_keeps_nobody_and_gives_no_negative_dwell():
         (lambda: Zone("odd", [(0, 0), (9, 9), (9,)]), "zone 'odd': .* are no points"),
         (lambda: Zone("nan", [(0, 0), (9, 9), (float("nan"), 0)]), "zone 'nan': .* are no points"),
         (lambda: Line("dot", (3, 4), (3, 4)), r"line 'dot' starts and ends at \(3, 4\)"),
-        (lambda: Watch([Zone("far", [(0, 0), (700, 0), (0, 9)])], size_hw=SIZE_HW), r"\(700, 0\) outside the frame.* 640x480"),
-        (lambda: Watch(lines=[Line("up", (0, -1), (5, 5))], size_hw=SIZE_HW), r"line 'up' has the point \(0, -1\) outside"),
-        (lambda: Watch([Zone("a", SQUARE), Zone("a", STAR)], size_hw=SIZE_HW), "there are two zones named 'a'; rename one"),
+        (lambda: Zones([Zone("far", [(0, 0), (700, 0), (0, 9)])], size_hw=SIZE_HW), r"\(700, 0\) outside the frame.* 640x480"),
+        (lambda: Zones(lines=[Line("up", (0, -1), (5, 5))], size_hw=SIZE_HW), r"line 'up' has the point \(0, -1\) outside"),
+        (lambda: Zones([Zone("a", SQUARE), Zone("a", STAR)], size_hw=SIZE_HW), "there are two zones named 'a'; rename one"),
     ],
 )
 def test_a_wrong_zone_or_line_gets_one_message(make, message):
@@ -191,7 +196,14 @@ def test_a_concave_zone_whose_edges_run_along_one_line_is_accepted():
     Zone("straight corner", [(0, 0), (5, 0), (9, 0), (9, 9)])
 
 
+def test_zones_made_before_the_frames_size_is_known_are_refused_when_it_is():
+    zones = Zones([Zone("yard", SQUARE)])
+    zones.fit(SIZE_HW)
+    with pytest.raises(UsageError, match=r"zone 'yard' has the point \(300, 100\) outside the frame, which is 240x480"):
+        zones.fit((480, 240))
+
+
 def test_detections_without_tracks_are_refused():
     found = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
     with pytest.raises(UsageError, match="zones and lines need tracks; choose a tracker"):
-        Watch([Zone("yard", SQUARE)], size_hw=SIZE_HW).update(found, 0.0)
+        Zones([Zone("yard", SQUARE)], size_hw=SIZE_HW).update(found, 0.0)
