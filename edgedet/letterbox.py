@@ -76,5 +76,7 @@ class Letterbox:
         out[:y], out[y + inner_h :] = self.fill, self.fill
         out[y : y + inner_h, :x], out[y : y + inner_h, x + inner_w :] = self.fill, self.fill
         inner = out[y : y + inner_h, x : x + inner_w]
-        inner[...] = cv2.resize(frame, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR)
+        resized = cv2.resize(frame, (inner_w, inner_h), dst=inner, interpolation=cv2.INTER_LINEAR)
+        if not np.shares_memory(resized, inner):  # OpenCV writes into `inner` where its rows lie as it likes them
+            inner[...] = resized
         return out, placement

@@ -237,7 +237,7 @@ def test_a_hundred_thousand_frames_take_no_more_memory_than_ten_thousand():
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     seen = []
-    faults = "fault:drop@5000,corrupt@100,resize@2500:test:64x48@0"
+    faults = "fault:corrupt@100,resize@2500,jump@4000=60:test:64x48@0"
     plan = StreamPlan(faults, tracker="bytetrack", sinks=[Discarded()], feed=options(policy=Policy("queue", 4)))
     with stream([plan], lambda image: BOX) as found:
         for count in range(1, 100_001):

@@ -227,9 +227,9 @@ def test_a_hundred_restarts_leave_no_thread_and_no_descriptor(camera):
             next(found)
             if cycle in (4, 99):
                 counts.append(held())
+            reconnects = found.status()[0].reconnects
             camera.kill()
             camera.restart()
-            reconnects = found.status()[0].reconnects
             until(found, lambda before=reconnects: found.status()[0].reconnects > before)
     assert found.status()[0].reconnects >= 100
     (files, tasks), (files_after, tasks_after) = counts

@@ -1,0 +1,258 @@
+"""Print how near `edgedet.stream` comes to what the engine allows; exit 1 where a floor is missed.
+
+    python benchmarks/stream.py [CHECKPOINT] [IMAGES] [CLIP]
+
+In OpenVINO, YOLOX-nano (CHECKPOINT) and -s (random weights), fp32 and INT8 (ranges from IMAGES), all in one run:
+
+file    the clip with ByteTrack and JSON lines: ≥ .97 × the limit, cores ÷ (CPU time a frame of the engine alone + of
+        decoding alone + of the letterbox alone)
+live    the clip's frames at 30 a second: capture to result p95 ≤ the engine's latency p95 + 6 ms, no growing lag
+four    four streams of 10 frames a second: each ≥ 9.9 where the engine allows
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+from parity import SHARED, WEIGHTS
+from support import save_random
+
+import edgedet
+from edgedet import console
+from edgedet.calibration.encode import float_by_rule
+from edgedet.calibration.images import open_images
+from edgedet.calibration.network import Network
+from edgedet.cli import quantization
+from edgedet.export import onnx_file
+from edgedet.export.to_onnx import to_onnx
+from edgedet.models import checkpoint
+from edgedet.runtimes import machine
+from edgedet.runtimes.detector import LoadedDetector
+from edgedet.streaming.frame import Frame
+from edgedet.streaming.lane import StreamPlan
+from edgedet.streaming.pipeline import stream
+from edgedet.streaming.sinks.jsonl import JsonLinesSink
+
+IMAGES, CLIP = SHARED / "coco128/instances_calib.json", SHARED / "video/people.mp4"
+FILE_SHARE, LIVE_SLACK_MS, FOUR_FPS = 0.97, 6.0, 9.9
+FRAMES, LIVE_S, TURNS = 500, 12.0, 3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """CPU milliseconds a frame, of all threads together."""
+
+    engine: float
+    decode: float
+    letterbox: float
+
+    @property
+    def limit_fps(self) -> float:
+        """Frames a second where every core does nothing else."""
+        return 1000 * len(os.sched_getaffinity(0)) / (self.engine + self.decode + self.letterbox)
+
+
+def main() -> None:
+    weights, images, clip = (Path(path) for path in (sys.argv[1:] + [WEIGHTS, IMAGES, CLIP][len(sys.argv) - 1 :]))
+    if not (weights.exists() and images.exists() and clip.exists()):
+        sys.exit("skipped: the shared data is absent; name a checkpoint, calibration images and a clip")
+    print(machine.describe())
+    rows, missed = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, path in models(weights, images, Path(folder)):
+            cells, problems = measure(path, clip, Path(folder))
+            rows.append([name, *cells])
+            missed += [f"{name}: {problem}" for problem in problems]
+    columns = [
+        "model",
+        "engine CPU ms",
+        "limit fps",
+        "file fps",
+        "share",
+        "engine p95 ms",
+        "live age p95 ms",
+        "lag ms",
+        "four fps",
+    ]
+    console.print_table(columns, rows, title=f"{clip.name}, {FRAMES} frames, median of {TURNS} turns")
+    print("\n".join(missed))
+    sys.exit(bool(missed))
+
+
+def models(weights: Path, images: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    """YOLOX-nano and -s, fp32 and INT8."""
+    save_random("s", folder / "s.safetensors")
+    for source in (weights, folder / "s.safetensors"):
+        loaded = checkpoint.load(source)
+        console.say(f"exporting {loaded.spec.name}")
+        base = to_onnx(loaded.detector, loaded.spec, folder / f"{loaded.spec.name}-fp32.onnx")
+        yield f"{loaded.spec.name} fp32", base
+        yield f"{loaded.spec.name} int8", to_int8(base, images)
+
+
+def to_int8(base: Path, images: Path) -> Path:
+    """The file in the cpu encoding, layers by rule alone: random weights have no detections to judge by."""
+    request = quantization.Request(images, purpose="cpu-asymmetric", max_images=32)
+    model, spec = onnx_file.read(base)
+    table = quantization.ranges_of(model, spec, open_images(images, limit=32), request, base.with_suffix(".json"))
+    left = float_by_rule(Network(model).layers(), "cpu-asymmetric")
+    return quantization.Writer(base, table, base.parent).write(f"{spec.name}-int8.onnx", "cpu-asymmetric", left)
+
+
+def measure(path: Path, clip: Path, folder: Path) -> tuple[list[str], list[str]]:
+    """The cells of one model's row, and the floors it misses."""
+    frames = decoded(clip, 64)
+    turns = []
+    with edgedet.load(path, runtime="openvino", device="cpu", performance="throughput") as detector:
+        for _ in range(TURNS):
+            cost = costs(detector, clip, frames)
+            turns.append((cost.limit_fps, file_fps(detector, clip, folder), cost.engine))
+    limit, fps, engine = (statistics.median(values) for values in zip(*turns, strict=True))
+    share = statistics.median(fps / limit for limit, fps, _ in turns)
+    with edgedet.load(path, runtime="openvino", device="cpu", performance="latency") as detector:
+        engine_p95 = latency_p95(detector, frames)
+        age_p95, lag = live(detector, frames)
+        four = four_streams(detector, frames)
+    allowed = 1000 / engine_p95 >= 40
+    problems = []
+    if share < FILE_SHARE:
+        problems.append(f"file mode runs at {share:.3f} of the limit, floor {FILE_SHARE}")
+    if 1000 / engine_p95 >= 30 and age_p95 > engine_p95 + LIVE_SLACK_MS:
+        problems.append(f"live: age p95 {age_p95:.1f} ms, engine {engine_p95:.1f} ms, floor + {LIVE_SLACK_MS:g} ms")
+    if lag > LIVE_SLACK_MS:
+        problems.append(f"live: the age grows by {lag:.1f} ms")
+    if allowed and min(four) < FOUR_FPS:
+        problems.append(f"four streams: {min(four):.2f} fps, floor {FOUR_FPS}")
+    cells = [
+        f"{engine:.2f}",
+        f"{limit:.1f}",
+        f"{fps:.1f}",
+        f"{share:.3f}",
+        f"{engine_p95:.1f}",
+        f"{age_p95:.1f}",
+        f"{lag:+.1f}",
+    ]
+    return [*cells, f"{min(four):.2f}{'' if allowed else ' (engine too slow)'}"], problems
+
+
+def decoded(clip: Path, count: int) -> list[np.ndarray]:
+    """The first frames of a clip."""
+    capture = cv2.VideoCapture(str(clip))
+    return [capture.read()[1] for _ in range(count)]
+
+
+def cpu_ms(work: Callable[[], object], count: int) -> float:
+    """CPU milliseconds of the process for one of `count` pieces of work."""
+    before = time.process_time()
+    work()
+    return 1000 * (time.process_time() - before) / count
+
+
+def costs(detector: LoadedDetector, clip: Path, frames: list[np.ndarray]) -> Cost:
+    """What a frame costs at least."""
+    inputs = [detector.letterbox([frame])[0] for frame in frames]
+
+    def engine() -> None:
+        waiting: list[Future] = []
+        for index in range(FRAMES):
+            waiting.append(detector.session.submit(inputs[index % len(inputs)]))
+            if len(waiting) > detector.slots:
+                waiting.pop(0).result()
+        for future in waiting:
+            future.result()
+
+    def decode() -> None:
+        capture = cv2.VideoCapture(str(clip))
+        for _ in range(FRAMES):
+            capture.read()
+
+    def letterbox() -> None:
+        for index in range(FRAMES):
+            detector.letterbox([frames[index % len(frames)]])
+
+    engine()  # warm up
+    return Cost(cpu_ms(engine, FRAMES), cpu_ms(decode, FRAMES), cpu_ms(letterbox, FRAMES))
+
+
+def file_fps(detector: LoadedDetector, clip: Path, folder: Path) -> float:
+    """Frames a second of the clip, tracked, into JSON lines; the first ones are warm-up."""
+    sink = JsonLinesSink(folder / "out.jsonl", classes=detector.spec.classes)
+    with stream(clip, detector, tracker="bytetrack", sinks=[sink]) as found:
+        for _ in range(50):
+            next(found)
+        started_s = time.perf_counter()
+        for _ in range(FRAMES):
+            next(found)
+        return FRAMES / (time.perf_counter() - started_s)
+
+
+def latency_p95(detector: LoadedDetector, frames: list[np.ndarray]) -> float:
+    """Milliseconds from frame to detections, one after another."""
+    times_ms = []
+    for index in range(200):
+        started_s = time.perf_counter()
+        detector(frames[index % len(frames)])
+        times_ms.append(1000 * (time.perf_counter() - started_s))
+    return float(np.percentile(times_ms[20:], 95))
+
+
+class Paced:
+    """Decoded frames, over and over, at a rate, as a camera gives them."""
+
+    live, frame_count = True, None
+
+    def __init__(self, name: str, frames: list[np.ndarray], fps: float) -> None:
+        self.name, self._frames, self.fps = name, frames, fps
+
+    def __iter__(self) -> Iterator[Frame]:
+        start_s, index = time.monotonic(), 0
+        while True:
+            time.sleep(max(start_s + index / self.fps - time.monotonic(), 0.0))
+            yield Frame(self._frames[index % len(self._frames)], index, time.time(), self.name)
+            index += 1
+
+    def __enter__(self) -> Paced:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+
+def live(detector: LoadedDetector, frames: list[np.ndarray]) -> tuple[float, float]:
+    """The 95th percentile of capture to result, and how much the median grows from the first third to the last, ms."""
+    ages_ms = []
+    with stream(Paced("camera", frames, 30), detector, tracker="bytetrack") as found:
+        for frame, _ in found:
+            ages_ms.append(1000 * (time.monotonic() - frame.read_s))
+            if len(ages_ms) >= 30 * LIVE_S:
+                break
+    third = len(ages_ms) // 3
+    return float(np.percentile(ages_ms[20:], 95)), float(np.median(ages_ms[-third:]) - np.median(ages_ms[20:third]))
+
+
+def four_streams(detector: LoadedDetector, frames: list[np.ndarray]) -> list[float]:
+    """Results a second of each of four streams of ten frames a second."""
+    plans = [StreamPlan(Paced(f"camera {number}", frames, 10), tracker="bytetrack") for number in range(4)]
+    with stream(plans, detector) as found:
+        started_s, counts = time.monotonic(), dict.fromkeys((plan.title for plan in plans), 0)
+        for frame, _ in found:
+            elapsed_s = time.monotonic() - started_s
+            if elapsed_s > LIVE_S + 1:
+                break
+            counts[frame.source] += elapsed_s > 1
+    return [count / LIVE_S for count in counts.values()]
+
+
+if __name__ == "__main__":
+    main()
