@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,15 @@ def test_every_new_track_leaves_a_picture(run, clip: Path, yolox_nano_pth: Path,
     assert total.startswith(f"{len(pictures)} objects")
     assert pictures[0].name == "0001-person.jpg"
     assert min(cv2.imread(str(pictures[0])).shape[:2]) > 100
+
+
+def test_two_cameras_keep_their_own_ids(run, clip: Path, yolox_nano_pth: Path, tmp_path: Path):
+    """The same clip twice stands for two cameras; the person is track 1 of each."""
+    second = tmp_path / "second.mp4"
+    shutil.copy(clip, second)
+    lines = run("two_cameras.py", clip, second, yolox_nano_pth)
+    assert {f"{clip}: person 1", f"{second}: person 1"} <= set(lines)
+    assert lines[-2:] == [f"{path}: {FRAMES} frames, 0 dropped" for path in (clip, second)]
 
 
 def test_every_example_is_short_and_says_how_to_run_it():
