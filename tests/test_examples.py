@@ -41,8 +41,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_people_who_cross_are_counted(run, clip: Path, yolox_nano_pth: Path):
-    crossings = run("count_people.py", clip, yolox_nano_pth)
-    assert crossings == ["1.0 s: person 1 crossed to the right", "1 to the right, 0 to the left"]
+    lines = run("count_people.py", clip, yolox_nano_pth, "384", "432", "384", "0")
+    assert lines == ["1.0 s: person 1 crossed to the right", "0 to the left", "1 to the right"]
 
 
 def test_every_new_track_leaves_a_picture(run, clip: Path, yolox_nano_pth: Path, tmp_path: Path):
