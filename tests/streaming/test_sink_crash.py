@@ -123,21 +123,23 @@ def test_frames_stored_in_another_order_than_shown_keep_their_times(tmp_path: Pa
 def test_a_fragment_holds_the_very_bytes_that_were_encoded(tmp_path: Path):
     """Reference: OpenCV's raw packets (FORMAT -1), read from the plain file and from the one in fragments."""
 
-    def packets(path: Path) -> list[bytes]:
+    def packets(path: Path) -> list[tuple[bytes, bool]]:
+        """Content of each packet and whether it is a key frame."""
         capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
         found = []
         while (read := capture.read())[0]:
-            found.append(read[1].tobytes())
+            found.append((read[1].tobytes(), capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) == 1))
         return found
 
     plain, cut = tmp_path / "plain.mp4", tmp_path / "cut.mp4"
     writer = cv2.VideoWriter(str(plain), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), FPS, (160, 120))
     for index in range(30):
-        writer.write(np.full((120, 160, 3), 8 * index, np.uint8))
+        writer.write(np.full((120, 160, 3), 100 + index, np.uint8))
     writer.release()
     clip = fragments.take_apart(plain.read_bytes())
     cut.write_bytes(fragments.header(clip) + fragments.fragment(clip, number=1, start=0))
     assert len(packets(plain)) == 30
+    assert {is_key for _, is_key in packets(plain)} == {True, False}
     assert packets(cut) == packets(plain)
 
 
