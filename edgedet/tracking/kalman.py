@@ -14,6 +14,8 @@ MEASURED_STD = 1 / 20  # how far a detected edge lies from the true one
 WANDER_VARIANCE = 30 / 20**2  # of position, per second
 PUSH_VARIANCE = np.array([1.0, 1.0, 0.0, 0.0])  # of velocity, per second
 START_SPEED_STD = np.array([2.0, 2.0, 0.0, 0.0])  # sizes per second, for a new object
+_TO_CENTRE = np.array([[0.5, 0, 0.5, 0], [0, 0.5, 0, 0.5], [-1, 0, 1, 0], [0, -1, 0, 1]])
+_FROM_CENTRE = np.linalg.inv(_TO_CENTRE)
 
 
 class Motion:
@@ -55,28 +57,22 @@ class Motion:
         """(T, 4) variance of the velocity."""
         return self.state[4].T
 
-    def move(self, elapsed: float, position_noise: np.ndarray, cross_noise: np.ndarray, velocity_noise: np.ndarray) -> None:
-        """Move every track on by some time and add the noise, each (4, T) or (4, 1), to its covariance."""
-        position, velocity, position_var, cross_var, velocity_var = self.state
-        position += elapsed * velocity
-        position_var += elapsed * (2 * cross_var + elapsed * velocity_var) + position_noise
-        cross_var += elapsed * velocity_var + cross_noise
-        velocity_var += velocity_noise
+    def move(self, elapsed: float, noise: np.ndarray) -> None:
+        """Move every track on by some time; noise: (3, 4, T) or (3, 4, 1), added to the planes of the covariance."""
+        e = elapsed
+        step = np.array([[1, e, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 2 * e, e * e], [0, 0, 0, 1, e], [0, 0, 0, 0, 1]])
+        self.state = (step @ self.state.reshape(5, -1)).reshape(self.state.shape)
+        self.state[2:] += noise
 
     def pull(self, index: np.ndarray, measured: np.ndarray, measured_var: np.ndarray) -> None:
         """Pull the tracks at `index` (M,) towards what was measured: (4, M), with its variance."""
         if not len(index):
             return
         state = self.state[:, :, index]
-        position, velocity, position_var, cross_var, velocity_var = state
-        innovation, total_var = measured - position, position_var + measured_var
-        position_gain, velocity_gain = position_var / total_var, cross_var / total_var
-        position += position_gain * innovation
-        velocity += velocity_gain * innovation
-        velocity_var -= velocity_gain * cross_var
-        left = 1 - position_gain
-        cross_var *= left
-        position_var *= left
+        gain = state[2:4] / (state[2] + measured_var)  # of the position, of the velocity
+        state[:2] += gain * (measured - state[0])
+        state[4] -= gain[1] * state[3]
+        state[2:4] *= 1 - gain[0]
         self.state[:, :, index] = state
 
     def add(self, position: np.ndarray, position_var: np.ndarray, velocity_var: np.ndarray) -> None:
@@ -110,14 +106,9 @@ class BoxMotion(Motion):
         """Move every box on by the time that has passed, growing its uncertainty (white-noise acceleration)."""
         if not len(self):
             return
-        size_2 = self.size_2(self.state[0])
-        push = self.push_variance * size_2
-        self.move(
-            elapsed_s,
-            elapsed_s * WANDER_VARIANCE * size_2 + elapsed_s**3 / 3 * push,
-            elapsed_s**2 / 2 * push,
-            elapsed_s * push,
-        )
+        push = self.push_variance
+        growth = np.array([elapsed_s * WANDER_VARIANCE + elapsed_s**3 / 3 * push, elapsed_s**2 / 2 * push, elapsed_s * push])
+        self.move(elapsed_s, growth * self.size_2(self.state[0]))
 
     def correct(self, index: np.ndarray, boxes: np.ndarray) -> None:
         """Pull the boxes at `index` (M,) towards the detected ones: (M, 4) xyxy, pixels."""
@@ -165,11 +156,9 @@ class SideMotion(BoxMotion):
 
 def to_centre(boxes: np.ndarray) -> np.ndarray:
     """(M, 4) xyxy to (4, M) centre x, centre y, width, height, as float64: variances need the room."""
-    left_top, right_bottom = boxes.T[:2].astype(np.float64), boxes.T[2:].astype(np.float64)
-    return np.concatenate([(left_top + right_bottom) / 2, right_bottom - left_top])
+    return _TO_CENTRE @ boxes.T.astype(np.float64)
 
 
 def from_centre(position: np.ndarray) -> np.ndarray:
     """(4, T) centre x, centre y, width, height to (T, 4) float32 xyxy."""
-    half = position[2:] / 2
-    return np.concatenate([position[:2] - half, position[:2] + half]).astype(np.float32).T
+    return (_FROM_CENTRE @ position).astype(np.float32).T

@@ -119,7 +119,7 @@ class AreaMotion(Motion):
 
     measured_var = np.array([[1.0], [1.0], [10.0], [10.0]])
     start_var, start_velocity_var = np.full((4, 1), 10.0), np.array([[1e4], [1e4], [1e4], [0.0]])
-    position_noise, velocity_noise = np.ones((4, 1)), np.array([[1e-2], [1e-2], [1e-4], [0.0]])
+    noise = np.array([[1.0] * 4, [0.0] * 4, [1e-2, 1e-2, 1e-4, 0.0]])[:, :, None]
 
     @property
     def boxes(self) -> np.ndarray:
@@ -135,7 +135,7 @@ class AreaMotion(Motion):
         """Move every track on by one frame; an area stops before it shrinks to nothing."""
         area, area_velocity = self.state[0, 2], self.state[1, 2]
         area_velocity[area + area_velocity <= 0] = 0
-        self.move(1.0, self.position_noise, np.zeros((4, 1)), self.velocity_noise)
+        self.move(1.0, self.noise)
 
     def correct(self, index: np.ndarray, boxes: np.ndarray) -> None:
         """Pull the tracks at `index` (M,) towards the detected boxes: (M, 4) xyxy, pixels."""
