@@ -1,6 +1,6 @@
 """What ten viewers of the web page cost a stream: a loop of detection's kind, alone and watched, in turns.
 
-    python benchmarks/web_viewers.py [--viewers 10] [--seconds 4] [--turns 5]
+    python benchmarks/web_viewers.py [--viewers 10] [--seconds 1] [--turns 40]
 
 The loop stands for detection: 20 ms of one core without the GIL (OpenCV), then a frame of 768x432 with twelve objects for
 the sink. Viewers are a second process that asks as the page does: a picture every 100 ms, the figures every second. They
@@ -34,8 +34,8 @@ FLOOR = 0.95
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--viewers", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--turns", type=int, default=40)
     options = parser.parse_args()
     cv2.setNumThreads(1)
     context = multiprocessing.get_context("spawn")

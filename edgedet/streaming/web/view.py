@@ -116,7 +116,7 @@ def live_jpeg(shot: Shot, classes: Sequence[str], note: str) -> bytes:
     scale = min(LIVE_WIDTH / image.shape[1], 1.0)
     if scale < 1:
         height = max(round(image.shape[0] * scale), 1)
-        image = cv2.resize(image, (LIVE_WIDTH, height), interpolation=cv2.INTER_AREA)
+        image = cv2.resize(image, (LIVE_WIDTH, height))  # linear: averaging areas takes five times as long
         detections = replace(detections, boxes=detections.boxes * np.float32(scale))
     if note:
         grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) // 3
