@@ -40,13 +40,24 @@ def pair(rows: np.ndarray, columns: np.ndarray, worth: np.ndarray) -> np.ndarray
     """
     if not len(rows):
         return np.zeros(0, np.intp)
-    # A pair of which neither side has another choice is settled without a solver; in most scenes that is nearly all.
+    # Where every track's best object, or every object's best track, is another one, no pairing can be worth more.
+    order = np.argsort(worth, kind="stable")
+    for ours, theirs in ((rows, columns), (columns, rows)):
+        best = _last_of_each(ours, order)
+        if np.bincount(theirs[best]).max() == 1:
+            return best
+    # A pair of which neither side has another choice is settled; the solver gets the rest.
     alone = (np.bincount(rows)[rows] == 1) & (np.bincount(columns)[columns] == 1)
-    if alone.all():
-        return np.arange(len(rows))
     contested = np.flatnonzero(~alone)
     best = contested[_solve(rows[contested], columns[contested], worth[contested])]
     return np.concatenate([np.flatnonzero(alone), best])
+
+
+def _last_of_each(numbers: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """For each number that occurs, where it stands last in this order."""
+    last = np.full(numbers.max() + 1, -1)
+    last[numbers[order]] = order
+    return last[last >= 0]
 
 
 def _solve(rows: np.ndarray, columns: np.ndarray, worth: np.ndarray) -> np.ndarray:
