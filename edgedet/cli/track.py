@@ -43,6 +43,8 @@ def command(
 
     if out.resolve() == detections.resolve():
         raise UsageError(f"--out {out} is also --detections; choose another name")
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder; name a file in it")
     if fps is not None and not 0 < fps < float("inf"):
         raise UsageError(f"--fps {fps:g} is no frame rate; give frames a second, such as 25")
     making = create(tracker, min_score=min_score)
@@ -58,6 +60,8 @@ def command(
         rate = fps or (source.fps if source is not None else None) or 25.0
         pictures = _pictures(making, tracker, source)
         tracks = list(_tracks(making, found, console.track(range(1, count + 1), str(detections)), pictures, rate))
+    if len(tracks) < count:
+        console.say(f"{frames}: {len(tracks)} of {count} frames could be decoded; is the file whole?")
     artifact.write_text(out, "".join(f"{line}\n" for number, objects in tracks for line in mot.lines(number, objects)))
     _show(out, tracks, time.monotonic() - started_s, json)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from places import Ended
 
+from edgedet.streaming.sources.folder import ImageFolder
 from edgedet.tracking.base import names
 
 Cli = Callable[..., Ended]
@@ -66,6 +67,7 @@ def test_a_table_line_tells_what_was_written(edgedet_cli: Cli, here: Path):
         (("--tracker", "botsort", "--frames", "10"), "botsort looks at the pictures"),
         (("--tracker", "deepsort"), "no tracker named 'deepsort'; there are: "),
         (("--fps", "0"), "--fps 0 is no frame rate"),
+        (("--out", "img1"), "--out img1 is a folder; name a file in it"),
         (("--out", "det.txt"), "--out det.txt is also --detections"),
         (("--detections", "none.txt"), "none.txt: cannot be read: No such file"),
     ],
@@ -76,6 +78,18 @@ def test_wrong_input_gets_one_message_and_leaves_nothing(edgedet_cli: Cli, here:
     assert message in ended.err
     assert len(ended.err.splitlines()) == 1
     assert not Path("mot.txt").exists()
+
+
+def test_a_recording_that_ends_early_is_told(edgedet_cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch):
+    def opened(address: str) -> ImageFolder:
+        folder = ImageFolder(Path(address))
+        folder.frame_count = 12
+        return folder
+
+    monkeypatch.setattr("edgedet.streaming.sources.base.open_source", opened)
+    ended = edgedet_cli("track", "--detections", "det.txt", "--frames", "img1", "--tracker", "botsort", "--out", "mot.txt")
+    assert ended.code == 0
+    assert ended.err == "img1: 10 of 12 frames could be decoded; is the file whole?\n"
 
 
 def test_scores_of_another_kind_are_told(edgedet_cli: Cli, here: Path):
