@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,21 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from edgedet import assets, console
-from edgedet.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgedet.runtimes.detector import LoadedDetector
-    from edgedet.streaming.config import StreamSettings
     from edgedet.streaming.frame import Event
-    from edgedet.streaming.lane import StreamPlan
     from edgedet.streaming.pipeline import Found, Stream
-    from edgedet.streaming.sinks.base import Sink
     from edgedet.streaming.sinks.window import WindowSink
-    from edgedet.streaming.sources.base import Source
     from edgedet.streaming.status import StreamStatus
     from edgedet.streaming.web.server import WebServer
-
-MIN_SCORE = 0.3
 
 
 def command(
@@ -78,6 +70,7 @@ def command(
     Example: `edgedet stream street.mp4 --model yolox-nano.onnx --tracker bytetrack --save out.mp4 --jsonl out.jsonl`
     """
     import edgedet
+    from edgedet.cli import plans
     from edgedet.streaming.config import parse_size
     from edgedet.streaming.feed import FeedOptions
     from edgedet.streaming.pipeline import stream
@@ -94,12 +87,12 @@ def command(
         size_hw=None if size is None else parse_size(size),
     )
     wanted = None if classes is None else tuple(name.strip() for name in classes.split(","))
-    common = Wanted(tracker, min_score, wanted, feed)
-    jobs, model, settings = _jobs(sources or [], config, targets, common, model)
+    common = plans.Wanted(tracker, min_score, wanted, feed)
+    jobs, model, settings = plans.jobs(sources or [], config, targets, common, model)
     tally = _Tally(jobs[0].address if len(jobs) == 1 else f"{len(jobs)} streams")
     try:
         with ExitStack() as stack:
-            opened = [stack.enter_context(_opened(job)) for job in jobs]
+            opened = [stack.enter_context(plans.opened(job)) for job in jobs]
             live = any(job.live for job in jobs)
             performance: Literal["latency", "throughput"] = "latency" if live else "throughput"
             tracked = any(job.wanted.tracker for job in jobs)
@@ -116,10 +109,14 @@ def command(
             )
             tally.classes = names = detector.spec.classes
             server = None if serve is None else stack.enter_context(_server(lambda: tally.status(), host, serve, token))
-            plans = [_plan(job, source, detector, server, stack) for job, source in zip(jobs, opened, strict=True)]
+            if server is not None:
+                console.say(f"live page: {server.url}")
+            wanted_streams = [
+                plans.plan(job, source, detector, server, stack) for job, source in zip(jobs, opened, strict=True)
+            ]
             window = stack.enter_context(_window(tally.source, names)) if show else None
             wait_ms = settings.get("max_wait_ms", max_wait_ms)
-            found = stack.enter_context(stream(plans, detector, max_wait_ms=wait_ms, on_event=_say))
+            found = stack.enter_context(stream(wanted_streams, detector, max_wait_ms=wait_ms, on_event=_say))
             tally.status = found.status
             stack.enter_context(_signals(found, tally))
             counts = [source.frame_count for source in opened if source is not None]
@@ -131,135 +128,6 @@ def command(
     _show(tally, json)
     if tally.interrupted:  # how a camera's stream ends
         raise KeyboardInterrupt
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is wanted of a stream's objects and frames."""
-
-    tracker: str | None
-    min_score: float | None
-    classes: tuple[str, ...] | None
-    feed: Any
-
-    @property
-    def score(self) -> float:
-        """The score below which objects are dropped, or from which a track starts."""
-        return MIN_SCORE if self.min_score is None else self.min_score
-
-
-@dataclass(frozen=True)
-class Job:
-    """One stream as it was asked for; sinks: (kind, target)."""
-
-    address: str
-    name: str
-    wanted: Wanted
-    sinks: Sequence[tuple[str, str]]
-    settings: StreamSettings | None = None
-
-    @property
-    def live(self) -> bool:
-        """Whether it is a camera, or something that behaves like one."""
-        from edgedet.streaming.sources.base import kind_of
-
-        return kind_of(self.address).LIVE
-
-
-def _jobs(
-    sources: Sequence[str], config: Path | None, targets: Mapping[str, str], common: Wanted, model: Path | None
-) -> tuple[list[Job], Path, dict[str, Any]]:
-    """The streams asked for, on the command line or in a file, the model, and the file's other settings."""
-    from edgedet.streaming.sources.network import public_name
-
-    if (config is None) == (not sources):
-        raise UsageError("name what to look at, or --config FILE, and not both: edgedet stream clip.mp4 --model model.onnx")
-    if config is not None:
-        if targets:
-            raise UsageError("with --config the sinks stand in the file, as [[stream.sink]] kind and target")
-        return _jobs_of(config, common, model)
-    if model is None:
-        raise UsageError("--model is missing: the file to detect with, as `edgedet export` writes it")
-    if len(sources) > 1 and targets:
-        raise UsageError("several streams cannot share an output; give each its own in a file: --config streams.toml")
-    _check_outputs(sources, {kind: target for kind, target in targets.items() if "://" not in target})
-    return [Job(source, public_name(source), common, tuple(targets.items())) for source in sources], model, {}
-
-
-def _jobs_of(config: Path, common: Wanted, model: Path | None) -> tuple[list[Job], Path, dict[str, Any]]:
-    from dataclasses import replace
-
-    from edgedet.streaming.config import read_settings
-    from edgedet.streaming.sources.base import Timeouts
-
-    settings = read_settings(config)
-    jobs = []
-    for one in settings.streams:
-        limits = common.feed.timeouts
-        feed = replace(
-            common.feed,
-            policy=one.policy or common.feed.policy,
-            timeouts=Timeouts(one.open_timeout_s or limits.open_s, one.read_timeout_s or limits.read_s),
-            max_reconnects=common.feed.max_reconnects if one.max_reconnects is None else one.max_reconnects,
-            stride=one.stride or common.feed.stride,
-            size_hw=one.size_hw or common.feed.size_hw,
-        )
-        score = common.min_score if one.min_score is None else one.min_score
-        wanted = Wanted(one.tracker or common.tracker, score, one.classes or common.classes, feed)
-        jobs.append(Job(one.source, one.name, wanted, [(sink.kind, sink.target) for sink in one.sinks], one))
-    chosen = {"runtime": settings.runtime, "device": settings.device, "max_wait_ms": settings.max_wait_ms}
-    return jobs, model or Path(settings.model), {key: value for key, value in chosen.items() if value is not None}
-
-
-def _check_outputs(sources: Sequence[str], outputs: Mapping[str, str]) -> None:
-    """Refuse an output that would replace a source or another output."""
-    taken = {Path(source).resolve(): "the source" for source in sources}
-    for kind, target in outputs.items():
-        option = {"video": "--save", "contact_sheet": "--contact-sheet"}.get(kind, f"--{kind}")
-        if Path(target).resolve() in taken:
-            raise UsageError(f"{option} {target} is also {taken[Path(target).resolve()]}; choose another name")
-        taken[Path(target).resolve()] = option
-
-
-@contextmanager
-def _opened(job: Job) -> Iterator[Source | None]:
-    """The open file of a stream, None for a camera, which is opened while it runs."""
-    from edgedet.streaming.sources.base import open_source
-
-    if job.live:
-        yield None
-        return
-    with open_source(job.address) as source:
-        yield source
-
-
-def _plan(job: Job, source: Source | None, detector: LoadedDetector, server: WebServer | None, stack: ExitStack) -> StreamPlan:
-    """The stream with its sinks open."""
-    from edgedet.streaming.lane import StreamPlan
-    from edgedet.streaming.sinks.base import open_sink
-
-    names, fps = detector.spec.classes, None if source is None else source.fps
-    sinks: list[Sink] = [
-        stack.enter_context(open_sink(kind, target, classes=names, fps=fps, live=source is None)) for kind, target in job.sinks
-    ]
-    if server is not None:
-        sinks.append(server.sink(job.name, classes=names))
-    wanted = job.wanted
-    return StreamPlan(
-        source=job.address if source is None else source,
-        name=job.name,
-        tracker=wanted.tracker,
-        min_score=wanted.score,
-        classes=wanted.classes,
-        zones=_zones(job),
-        sinks=sinks,
-        feed=wanted.feed,
-    )
-
-
-def _zones(job: Job) -> Any:
-    """The zones and lines of a stream, None where it has none."""
-    return None
 
 
 def _server(status: Callable[[], Sequence[StreamStatus]], host: str, port: int, token: str | None) -> WebServer:

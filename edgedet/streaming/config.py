@@ -15,6 +15,7 @@ from edgedet.streaming.policy import Policy, parse_policy
 from edgedet.streaming.sinks.base import kinds as sink_kinds
 from edgedet.streaming.sources.base import kind_of
 from edgedet.tracking.base import names as tracker_names
+from edgedet.tracking.zones import Line, Zone
 
 EXAMPLE = """\
 model = "yolox-nano-416-fp32.xml"
@@ -50,14 +51,6 @@ class SinkSettings:
 
 
 @dataclass(frozen=True)
-class ZoneSettings:
-    """A polygon (N, 2) or, with two points, a line; pixels of the frame."""
-
-    name: str
-    points: tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True)
 class StreamSettings:
     """What one `[[stream]]` says."""
 
@@ -72,8 +65,8 @@ class StreamSettings:
     max_reconnects: int | None = None
     stride: int | None = None
     size_hw: tuple[int, int] | None = None
-    zones: tuple[ZoneSettings, ...] = ()
-    lines: tuple[ZoneSettings, ...] = ()
+    zones: tuple[Zone, ...] = ()
+    lines: tuple[Line, ...] = ()
     sinks: tuple[SinkSettings, ...] = ()
 
 
@@ -173,29 +166,46 @@ class _Reader:
         found = self._table(table, known, "stream", inner, number, needed=("source",))
         if "size" in found:
             found["size_hw"] = found.pop("size")
-        zones = self._inner(table, number, "zone", {"name": _text, "polygon": _points}, ("name", "polygon"))
-        lines = self._inner(table, number, "line", {"name": _text, "from": _point, "to": _point}, ("name", "from", "to"))
-        sinks = self._inner(table, number, "sink", {"kind": _sink_kind, "target": _text}, ("kind", "target"))
+        zones = self._inner(
+            table, number, "zone", {"name": _text, "polygon": _points}, lambda zone: Zone(zone["name"], zone["polygon"])
+        )
+        lines = self._inner(
+            table,
+            number,
+            "line",
+            {"name": _text, "from": _point, "to": _point},
+            lambda line: Line(line["name"], line["from"], line["to"]),
+        )
+        sinks = self._inner(
+            table,
+            number,
+            "sink",
+            {"kind": _sink_kind, "target": _text},
+            lambda sink: SinkSettings(sink["kind"], sink["target"]),
+        )
+        if (zones or lines) and not ({"tracker"} & {*found, *defaults}):
+            self._mistake("stream", number, "", 'zones and lines need tracks; add tracker = "bytetrack"')
         self._refuse_one_target_twice(table, number)
         source = found.pop("source", "")
         return StreamSettings(
             **{**defaults, **found},
             **{} if "name" in found else {"name": source},
             source=source,
-            zones=tuple(ZoneSettings(zone["name"], zone["polygon"]) for zone in zones),
-            lines=tuple(ZoneSettings(line["name"], (line["from"], line["to"])) for line in lines),
-            sinks=tuple(SinkSettings(sink["kind"], sink["target"]) for sink in sinks),
+            zones=tuple(zones),
+            lines=tuple(lines),
+            sinks=tuple(sinks),
         )
 
-    def _inner(
-        self, table: Mapping[str, Any], number: int, name: str, known: Mapping[str, _Parse], needed: Sequence[str]
-    ) -> list[dict[str, Any]]:
-        """The `[[stream.NAME]]` tables of one stream that are whole."""
-        found = []
+    def _inner(self, table: Mapping[str, Any], number: int, name: str, known: Mapping[str, _Parse], make: _Parse) -> list[Any]:
+        """What the `[[stream.NAME]]` tables of one stream stand for, those that are whole."""
+        header, found = f"stream.{name}", []
         for index, values in enumerate(self._tables(table, name)):
-            entry = self._table(values, known, f"stream.{name}", {}, index, needed=needed, within=number)
-            if set(needed) <= set(entry):
-                found.append(entry)
+            entry = self._table(values, known, header, {}, index, needed=tuple(known), within=number)
+            if len(entry) == len(known):
+                try:
+                    found.append(make(entry))
+                except EdgedetError as error:
+                    self._mistake(header, index, "", str(error), number)
         return found
 
     def _table(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,10 +20,10 @@ from edgedet.streaming.sinks.base import Sink
 from edgedet.streaming.sources.base import Source, kind_of
 from edgedet.streaming.sources.network import public_name
 from edgedet.streaming.statistics import Statistics
-from edgedet.tracking.base import Tracker, create
+from edgedet.tracking.base import SeeingTracker, Tracker, create
 
 if TYPE_CHECKING:
-    from edgedet.tracking.zones import Zones
+    from edgedet.tracking.zones import Happening, Zones
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,10 @@ class Lane:
         self._tracker = create(plan.tracker, min_score=plan.min_score) if isinstance(plan.tracker, str) else plan.tracker
         if plan.tracker is not None and not isinstance(plan.tracker, str) and plan.min_score is not None:
             raise UsageError("min_score is for a tracker given by name; set the threshold on the tracker itself")
+        if plan.zones is not None and plan.tracker is None:
+            raise UsageError(f"{self.name}: zones and lines need tracks; choose a tracker, such as bytetrack")
         self._size_hw: tuple[int, int] | None = None
+        self._time_s = 0.0
         self.outlets: list[Outlet] = []
         self.statistics.sink_dropped = lambda: {outlet.name: outlet.dropped for outlet in self.outlets if outlet.dropped}
 
@@ -93,9 +96,23 @@ class Lane:
         self.statistics.result(objects, 1000 * (tracked_s - frame.read_s), milliseconds)
         for outlet in self.outlets:
             outlet.put(frame, objects)
-        for event in self._zone_events(frame, objects):
-            self.notice(event)
+        if self.plan.zones is not None:
+            scaled = replace(objects, boxes=objects.boxes * self._scale(frame))
+            self._tell(self.plan.zones.update(scaled, frame.time_s), frame.time_s)
+        self._time_s = frame.time_s
         return objects
+
+    def end(self) -> None:
+        """Everybody leaves the zones."""
+        if self.plan.zones is not None:
+            self._tell(self.plan.zones.close(), self._time_s)
+
+    def _tell(self, happenings: Sequence[Happening], time_s: float) -> None:
+        """Tell the sinks what tracks did, and keep who is where for the status."""
+        for happening in happenings:
+            self.notice(Event(happening.kind, self.name, time_s, happening.detail))
+        if self.plan.zones is not None:
+            self.statistics.zones, self.statistics.lines = self.plan.zones.occupancy(), self.plan.zones.counts()
 
     def _refine(self, frame: Frame, objects: Detections) -> Detections:
         if self._labels is not None:
@@ -103,9 +120,8 @@ class Lane:
         if self._tracker is None:
             min_score = self.plan.min_score
             return objects if min_score is None else objects[objects.scores >= min_score]
-        see = getattr(self._tracker, "see", None)
-        if see is not None:
-            see(frame.image)
+        if isinstance(self._tracker, SeeingTracker):
+            self._tracker.see(frame.image)
         scale = self._scale(frame)
         tracked = self._tracker.update(replace(objects, boxes=objects.boxes * scale), frame.time_s)
         return replace(tracked, boxes=tracked.boxes / scale)
@@ -115,15 +131,10 @@ class Lane:
         height, width = frame.image.shape[:2]
         if self._size_hw is None:
             self._size_hw = (height, width)
+            if self.plan.zones is not None:
+                self.plan.zones.fit(self._size_hw)
         across, down = self._size_hw[1] / width, self._size_hw[0] / height
         return np.array([across, down, across, down], np.float32)
-
-    def _zone_events(self, frame: Frame, objects: Detections) -> Iterator[Event]:
-        if self.plan.zones is None:
-            return
-        scaled = replace(objects, boxes=objects.boxes * self._scale(frame))
-        for kind, detail in self.plan.zones.update(scaled, frame.time_s):
-            yield Event(kind, self.name, frame.time_s, detail)
 
 
 def _labels(detector: object, classes: Sequence[str]) -> np.ndarray:

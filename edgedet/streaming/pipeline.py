@@ -185,6 +185,7 @@ class _Outlets:
         """Let what was found be written, unless an error ended it; raises what a lossless sink failed with."""
         with ExitStack() as stack:
             for lane in self._lanes:
+                lane.end()
                 for outlet in lane.outlets:
                     stack.callback(outlet.close, error)
 

@@ -32,6 +32,8 @@ class Statistics:
         self._done_s: deque[float] = deque(maxlen=_KEPT)
         self._ages_ms: deque[float] = deque(maxlen=_KEPT)
         self._stages_ms: dict[str, deque[float]] = {}
+        self.zones: Mapping[str, int] = {}
+        self.lines: Mapping[str, Mapping[str, Mapping[str, int]]] = {}
         self.sink_dropped: Callable[[], Mapping[str, int]] = dict
 
     def go_online(self, size_hw: tuple[int, int]) -> bool:
@@ -85,6 +87,8 @@ class Statistics:
                 sink_dropped=self.sink_dropped(),
                 age_ms=_percentiles(self._ages_ms),
                 stages_ms={name: found for name, values in self._stages_ms.items() if (found := _percentiles(values))},
+                zones=self.zones,
+                lines=self.lines,
             )
 
     def _fps(self) -> float:

@@ -27,7 +27,8 @@ class StreamStatus:
     far, None without a tracker. dropped: frames by
     cause, such as `newest` (a newer one came first) or `corrupt`. sink_dropped:
     frames a sink did not take, by the sink's name. age_ms: from a frame's
-    capture to its result. stages_ms: by stage, `wait`, `detect`, `track`.
+    capture to its result. stages_ms: by stage, `wait`, `detect`, `track`. zones:
+    tracks in each. lines: crossings so far by line, direction and class.
     """
 
     name: str
@@ -43,3 +44,5 @@ class StreamStatus:
     sink_dropped: Mapping[str, int] = field(default_factory=dict)
     age_ms: Percentiles | None = None
     stages_ms: Mapping[str, Percentiles] = field(default_factory=dict)
+    zones: Mapping[str, int] = field(default_factory=dict)
+    lines: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)

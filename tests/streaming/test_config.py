@@ -3,8 +3,9 @@
 import pytest
 
 from edgedet.errors import UsageError
-from edgedet.streaming.config import EXAMPLE, SinkSettings, ZoneSettings, read_settings
+from edgedet.streaming.config import EXAMPLE, SinkSettings, read_settings
 from edgedet.streaming.policy import Policy
+from edgedet.tracking.zones import Line, Zone
 
 
 def written(tmp_path, text):
@@ -19,8 +20,8 @@ def test_the_example_is_read_as_it_says(tmp_path):
     (gate,) = settings.streams
     assert (gate.name, gate.tracker, gate.classes) == ("gate", "bytetrack", ("person", "car"))
     assert gate.policy == Policy()
-    assert gate.zones == (ZoneSettings("yard", ((0, 0), (640, 0), (640, 480))),)
-    assert gate.lines == (ZoneSettings("door", ((100, 0), (100, 480))),)
+    assert gate.zones == (Zone("yard", ((0, 0), (640, 0), (640, 480))),)
+    assert gate.lines == (Line("door", (100, 0), (100, 480)),)
     assert gate.sinks == (SinkSettings("jsonl", "gate.jsonl"),)
 
 
@@ -82,6 +83,15 @@ from = [1, 2]
         ('[[stream]]\nsource = "test:"', "'model' is missing"),
         ('model = "m.onnx"\nstream = 3', "write each stream as a table"),
         ('model = "m.onnx"\n[[stream]]\nname = "a"', "'source' is missing"),
+        (
+            'model = "m.onnx"\ntracker = "sort"\n[[stream]]\nsource = "test:"\n[[stream.zone]]\nname = "z"\n'
+            "polygon = [[0, 0], [9, 9], [9, 0], [0, 9]]",
+            "line 5: zone 'z' crosses itself",
+        ),
+        (
+            'model = "m.onnx"\n[[stream]]\nsource = "test:"\n[[stream.line]]\nname = "l"\nfrom = [0, 0]\nto = [9, 9]',
+            "line 2: zones and lines need tracks",
+        ),
     ],
 )
 def test_a_file_that_says_too_little_is_refused(tmp_path, text, words):
