@@ -9,17 +9,18 @@ import numpy as np
 
 from edgedet.errors import RuntimeUnavailable
 
+_SIGNS, _OPPOSITE = np.array([[1], [1], [-1], [-1]], np.float32), np.array([2, 3, 0, 1])
+
 
 def overlapping(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows, columns and IoU, each (P,), of the pairs of boxes that overlap at all, in row order.
 
     first, second: (T, 4) and (N, 4) xyxy. Most pairs lie apart, so only those that do not are measured.
     """
-    (left, top, right, bottom), (left_2, top_2, right_2, bottom_2) = first.T[:, :, None], second.T[:, None]
-    apart = left >= right_2
-    for behind, before in ((left_2, right), (top, bottom_2), (top_2, bottom)):
-        apart |= behind >= before
-    rows, columns = np.divmod(np.flatnonzero(~apart), max(len(second), 1))
+    # Left, top, -right, -bottom of the one against right, bottom, -left, -top of the other: all four less, one comparison.
+    close = (first.T * _SIGNS)[:, :, None] < (second.T[_OPPOSITE] * _SIGNS)[:, None]
+    both = np.logical_and.reduce(close)
+    rows, columns = np.divmod(np.flatnonzero(both), max(len(second), 1))
     return rows, columns, _iou(first[rows], second[columns])
 
 

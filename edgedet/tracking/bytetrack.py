@@ -31,9 +31,10 @@ class ByteTrack:
     high_score: an object from here on is paired first, with tracks seen or
     lost; from start_score on it may start a track. low_score: objects from
     here up to high_score only continue a track that was seen in the frame
-    before. lost_s: how long a lost track is remembered, seconds. Minimal IoU of a pair: first_iou for
-    high scores, second_iou for low ones, new_iou for a track that has been seen
-    once; another_class_iou for one whose class would change.
+    before. lost_s: how long a lost track is remembered, seconds. Minimal IoU
+    of a pair: first_iou for high scores, second_iou for low ones, new_iou for
+    a track that has been seen once; another_class_iou for one whose class
+    would change.
     """
 
     def __init__(
@@ -49,12 +50,8 @@ class ByteTrack:
         another_class_iou: float = 0.7,
     ) -> None:
         self.high_score, self.start_score, self.low_score, self.lost_s = high_score, start_score, low_score, lost_s
-        self.first_iou, self.second_iou, self.new_iou, self.another_class_iou = (
-            first_iou,
-            second_iou,
-            new_iou,
-            another_class_iou,
-        )
+        self.first_iou, self.second_iou, self.new_iou = first_iou, second_iou, new_iou
+        self.another_class_iou = another_class_iou
         self._motion = BoxMotion()
         self._tracks = np.zeros(0, _TRACK)
         self._time_s: float | None = None

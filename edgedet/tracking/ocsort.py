@@ -63,7 +63,7 @@ class OcSort:
         self.min_score, self.lost_s, self.min_hits = min_score, lost_s, min_hits
         self.min_iou, self.another_class_iou, self.inertia = min_iou, another_class_iou, inertia
         self._motion = BoxMotion()
-        self._observed = BoxMotion()  # the same tracks as each was when last detected
+        self._observed = self._motion.state  # the same as each track was when last detected
         self._tracks = np.zeros(0, _TRACK)
         self._times_s: deque[float] = deque()  # of the frames since a track could last have been seen
         self._frames, self._last_id = 0, 0
@@ -97,6 +97,8 @@ class OcSort:
         seen_s = self._tracks["seen_s"]
         np.minimum(seen_s, time_s, out=seen_s)
         self._keep(time_s - seen_s <= self.lost_s)
+        just_seen = self._tracks["seen_s"] == previous_s
+        self._observed = self._motion.state if just_seen.all() else np.where(just_seen, self._motion.state, self._observed)
         self._motion.predict(time_s - previous_s)
         return previous_s
 
@@ -139,7 +141,6 @@ class OcSort:
         if again.any():
             self._relive(tracks[again], boxes[again], time_s)
         self._motion.correct(tracks, boxes)
-        self._observed.state[:, :, tracks] = self._motion.state[:, :, tracks]
         seen["streak"] += 1
         seen["heading"] = _unit(centres[objects] - seen["centres"][:, 0])
         seen["centres"][:, :-1] = seen["centres"][:, 1:]
@@ -158,7 +159,7 @@ class OcSort:
         for start_s in np.unique(lost_s):
             group, to = tracks[lost_s == start_s], boxes[lost_s == start_s]
             motion, everything, before_s = BoxMotion(), np.arange(len(group)), start_s
-            motion.state = self._observed.state[:, :, group]
+            motion.state = self._observed[:, :, group]
             start = self._tracks["box"][group]
             for now_s in self._times_s:
                 if now_s <= start_s:
@@ -172,7 +173,7 @@ class OcSort:
     def _start(self, found: Detections, centres: np.ndarray, time_s: float) -> None:
         """Begin a track for each object."""
         self._motion.append(found.boxes)
-        self._observed.append(found.boxes)
+        self._observed = np.concatenate([self._observed, self._motion.state[:, :, -len(found) :]], axis=2)
         started = np.zeros(len(found), _TRACK)
         started["label"], started["seen_s"], started["box"] = found.labels, time_s, found.boxes
         started["centres"] = centres[:, None]
@@ -181,8 +182,11 @@ class OcSort:
     def _ids(self, tracks: np.ndarray) -> np.ndarray:
         """(N,) ids of the tracks that are shown, zero of the others; a track shown for the first time gets one."""
         table = self._tracks
+        ids = table["id"][tracks]
+        if (ids != _NOT_SHOWN).all():
+            return ids
         proven = (table["streak"][tracks] >= self.min_hits) | (self._frames <= self.min_hits)
-        first = tracks[proven & (table["id"][tracks] == _NOT_SHOWN)]
+        first = tracks[proven & (ids == _NOT_SHOWN)]
         table["id"][first] = np.arange(self._last_id + 1, self._last_id + 1 + len(first))
         self._last_id += len(first)
         return table["id"][tracks]
@@ -191,7 +195,7 @@ class OcSort:
         """Forget the tracks where the (T,) mask is False."""
         if not mask.all():
             self._motion.keep(mask)
-            self._observed.keep(mask)
+            self._observed = self._observed[:, :, mask]
             self._tracks = self._tracks[mask]
 
 
