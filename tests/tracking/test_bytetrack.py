@@ -1,6 +1,7 @@
 """ByteTrack on made-up scenes, then on TUD sequences scored by motmetrics."""
 
 import pickle
+import sys
 import time
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from mot_scores import score_tracks, shipped
 
 from edgedet.detections import Detections
-from edgedet.errors import UsageError
+from edgedet.errors import RuntimeUnavailable, UsageError
 from edgedet.tracking.base import create, names
 from edgedet.tracking.bytetrack import ByteTrack
 
@@ -141,6 +142,12 @@ def test_a_tracker_is_created_by_its_file_name():
     assert create("bytetrack", min_score=0.25).high_score == 0.25
     with pytest.raises(UsageError, match=r"no tracker named 'kalman'; there are: .*bytetrack"):
         create("kalman")
+
+
+def test_a_missing_scipy_is_told_when_a_tracker_is_made(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    with pytest.raises(RuntimeUnavailable, match=r"tracking needs SciPy.*pip install 'edgedet\[tracking\]'"):
+        create("bytetrack")
 
 
 def test_two_hundred_objects_are_quick():
