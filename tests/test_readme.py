@@ -69,7 +69,9 @@ def commands_run(workplace: Path) -> Path:
     commands = [line for block in blocks("sh") for line in block.splitlines() if line and not line.startswith("#")]
     assert len(commands) >= 8
     for command in commands:
-        done = subprocess.run(shlex.split(command), cwd=workplace, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            shlex.split(command, comments=True), cwd=workplace, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return workplace
 
@@ -89,3 +91,17 @@ def test_the_python_example_runs_on_what_the_commands_left(commands_run: Path):
 def test_the_support_table_is_the_one_edgedet_prints():
     (shown,) = re.findall(r"<!-- support -->\n(.*)<!-- /support -->", README, flags=re.DOTALL)
     assert shown == support.markdown(support.read())
+
+
+def test_the_streams_file_is_one_that_edgedet_reads(tmp_path: Path):
+    from edgedet.streaming.config import read_settings
+
+    (block,) = blocks("toml")
+    (tmp_path / "streams.toml").write_text(block, encoding="utf-8")
+    (stream,) = read_settings(tmp_path / "streams.toml").streams
+    assert (stream.tracker, stream.zones[0].name, stream.lines[0].name, stream.sinks[0].kind) == (
+        "bytetrack",
+        "yard",
+        "door",
+        "mqtt",
+    )

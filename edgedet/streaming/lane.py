@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from edgedet.detections import Detections
@@ -121,7 +122,8 @@ class Lane:
             min_score = self.plan.min_score
             return objects if min_score is None else objects[objects.scores >= min_score]
         if isinstance(self._tracker, SeeingTracker):
-            self._tracker.see(frame.image)
+            same = self._size_hw in (None, frame.image.shape[:2])
+            self._tracker.see(frame.image if same else cv2.resize(frame.image, self._size_hw[::-1]))
         scale = self._scale(frame)
         tracked = self._tracker.update(replace(objects, boxes=objects.boxes * scale), frame.time_s)
         return replace(tracked, boxes=tracked.boxes / scale)
