@@ -6,7 +6,8 @@ In OpenVINO, YOLOX-nano (CHECKPOINT) and -s (random weights), fp32 and INT8 (ran
 
 file    the clip with ByteTrack and JSON lines: ≥ .97 × the limit, cores ÷ (CPU time a frame of the engine alone + of
         decoding alone + of the letterbox alone)
-live    the clip's frames at 30 a second: capture to result p95 ≤ the engine's latency p95 + 6 ms, no growing lag
+live    the clip's frames at 30 a second: capture to result p95 ≤ the engine's latency p95 at that rate + 6 ms, no
+        growing lag
 four    four streams of 10 frames a second: each ≥ 9.9 where the engine allows
 """
 
@@ -46,7 +47,7 @@ from edgedet.streaming.sinks.jsonl import JsonLinesSink
 
 IMAGES, CLIP = SHARED / "coco128/instances_calib.json", SHARED / "video/people.mp4"
 FILE_SHARE, LIVE_SLACK_MS, FOUR_FPS = 0.97, 6.0, 9.9
-FRAMES, LIVE_S, TURNS = 500, 12.0, 3
+FRAMES, LIVE_S, LIVE_FPS, TURNS = 500, 12.0, 30, 3
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def measure(path: Path, clip: Path, folder: Path) -> tuple[list[str], list[str]]
     problems = []
     if share < FILE_SHARE:
         problems.append(f"file mode runs at {share:.3f} of the limit, floor {FILE_SHARE}")
-    if 1000 / engine_p95 >= 30 and age_p95 > engine_p95 + LIVE_SLACK_MS:
+    if 1000 / engine_p95 >= LIVE_FPS and age_p95 > engine_p95 + LIVE_SLACK_MS:
         problems.append(f"live: age p95 {age_p95:.1f} ms, engine {engine_p95:.1f} ms, floor + {LIVE_SLACK_MS:g} ms")
     if lag > LIVE_SLACK_MS:
         problems.append(f"live: the age grows by {lag:.1f} ms")
@@ -198,9 +199,11 @@ def file_fps(detector: LoadedDetector, clip: Path, folder: Path) -> float:
 
 
 def latency_p95(detector: LoadedDetector, frames: list[np.ndarray]) -> float:
-    """Milliseconds from frame to detections, one after another."""
+    """Milliseconds from frame to detections, at the rate of the live stream: cores that idled between are slower."""
     times_ms = []
+    first_s = time.monotonic()
     for index in range(200):
+        time.sleep(max(first_s + index / LIVE_FPS - time.monotonic(), 0.0))
         started_s = time.perf_counter()
         detector(frames[index % len(frames)])
         times_ms.append(1000 * (time.perf_counter() - started_s))
@@ -232,10 +235,10 @@ class Paced:
 def live(detector: LoadedDetector, frames: list[np.ndarray]) -> tuple[float, float]:
     """The 95th percentile of capture to result, and how much the median grows from the first third to the last, ms."""
     ages_ms = []
-    with stream(Paced("camera", frames, 30), detector, tracker="bytetrack") as found:
+    with stream(Paced("camera", frames, LIVE_FPS), detector, tracker="bytetrack") as found:
         for frame, _ in found:
             ages_ms.append(1000 * (time.monotonic() - frame.read_s))
-            if len(ages_ms) >= 30 * LIVE_S:
+            if len(ages_ms) >= LIVE_FPS * LIVE_S:
                 break
     third = len(ages_ms) // 3
     return float(np.percentile(ages_ms[20:], 95)), float(np.median(ages_ms[-third:]) - np.median(ages_ms[20:third]))
