@@ -121,10 +121,11 @@ class Lane:
         if self._tracker is None:
             min_score = self.plan.min_score
             return objects if min_score is None else objects[objects.scores >= min_score]
-        if isinstance(self._tracker, SeeingTracker):
-            same = self._size_hw in (None, frame.image.shape[:2])
-            self._tracker.see(frame.image if same else cv2.resize(frame.image, self._size_hw[::-1]))
         scale = self._scale(frame)
+        if isinstance(self._tracker, SeeingTracker):
+            height, width = self._size_hw or frame.image.shape[:2]
+            same = frame.image.shape[:2] == (height, width)
+            self._tracker.see(frame.image if same else cv2.resize(frame.image, (width, height)))
         tracked = self._tracker.update(replace(objects, boxes=objects.boxes * scale), frame.time_s)
         return replace(tracked, boxes=tracked.boxes / scale)
 

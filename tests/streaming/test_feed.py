@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,6 +112,24 @@ def test_a_new_size_is_told_and_keeps_the_tracks():
     np.testing.assert_allclose(results[-1][1].boxes, BOX.boxes / 2)
     assert [event.kind for event in sink.events] == ["online", "resized"]
     assert sink.events[1].detail == {"size_hw": [24, 32]}
+
+
+def test_a_tracker_that_looks_sees_one_size_whatever_the_camera_gives():
+    class Looks:
+        def __init__(self):
+            self.shapes = set()
+
+        def see(self, image):
+            self.shapes.add(image.shape)
+
+        def update(self, detections, time_s):
+            return replace(detections, track_ids=np.arange(1, len(detections) + 1))
+
+    tracker = Looks()
+    with stream("fault:resize@2:test:64x48@50", lambda image: BOX, tracker=tracker, feed=options()) as found:
+        shapes = {next(found)[0].image.shape for _ in range(6)}
+    assert shapes == {(48, 64, 3), (24, 32, 3)}
+    assert tracker.shapes == {(48, 64, 3)}
 
 
 def test_no_frame_is_invented_while_a_camera_is_away():
