@@ -16,6 +16,8 @@ ENABLES = {
     "train": "edgedet train",
     "eval": "AP and the reports of edgedet validate",
     "tracking": "edgedet stream --tracker",
+    "web": "edgedet stream --serve",
+    "mqtt": "edgedet stream --mqtt",
     "demo": "edgedet demo",
 }
 
