@@ -234,7 +234,7 @@ def quantize(model: Path, table: RangeTable, images: CalibrationImages, request:
         judged[encoding] = judge.disagreement(writer.write(f"{encoding}.onnx", encoding, left))
     encoding = min(judged, key=lambda name: judged[name])
     left = float_by_rule(layers, encoding)
-    left |= _early_offenders(writer, layers, judge, encoding, left)
+    left |= _early_offenders(writer, layers, judge, encoding, left, judged[encoding])
     points: tuple[Point, ...] = ()
     chosen = None
     if request.max_ap_drop is not None:
@@ -253,11 +253,13 @@ def quantize(model: Path, table: RangeTable, images: CalibrationImages, request:
 
 
 def _early_offenders(
-    writer: Writer, layers: Sequence[Layer], judge: Judge, encoding: Encoding, left: Collection[str]
+    writer: Writer, layers: Sequence[Layer], judge: Judge, encoding: Encoding, left: Collection[str], least: float
 ) -> dict[str, str]:
-    """Those of the first plain layers without which the detections differ markedly less, and the reason of each."""
+    """Those of the first plain layers without which the detections differ markedly less, and the reason of each.
+
+    least: the disagreement with the layers of `left` in float.
+    """
     found: dict[str, str] = {}
-    least = judge.disagreement(writer.write("early.onnx", encoding, left))
     for layer in [layer for layer in layers if layer.role == "plain"][:EARLY]:
         without = judge.disagreement(writer.write("early.onnx", encoding, {*left, *found, layer.name}))
         if without < (1 - WORTHWHILE) * least:

@@ -81,9 +81,9 @@ class _Connection:
 class Feed:
     """Reads one stream in the background, reconnects where it is live, and tells what happened through `notify`.
 
-    stopped: set by whoever wants the stream to end. tried: told why there is no first frame, or None with it;
-    says whether to go on. reopens: whether
-    the source can be opened again. error: why the stream ended, None for a clip's end.
+    stopped: set by whoever wants the stream to end. tried: told why there is no
+    first frame, or None with it; says whether to go on. reopens: whether the
+    source can be opened again. error: why the stream ended, None for a clip's end.
     """
 
     def __init__(
