@@ -15,3 +15,13 @@ class Ended(NamedTuple):
     code: int
     out: str
     err: str
+
+
+def refused(ended: Ended, *words: str) -> None:
+    """The command ended with 2 and one line of error that holds every word."""
+    assert ended.code == 2, ended
+    lines = [line for line in ended.err.splitlines() if line.startswith("edgedet: ")]
+    assert len(lines) == 1, ended.err
+    assert "Traceback" not in ended.err
+    for word in words:
+        assert word in lines[0], lines[0]

@@ -15,21 +15,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from places import Ended
+from places import Ended, refused
 
 from edgedet.errors import OutputError
 
 Cli = Callable[..., Ended]
-
-
-def refused(ended: Ended, *words: str) -> None:
-    """The command ended with 2 and one line that holds every word."""
-    assert ended.code == 2, ended
-    lines = [line for line in ended.err.splitlines() if line.startswith("edgedet: ")]
-    assert len(lines) == 1, ended.err
-    assert "Traceback" not in ended.err
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 def tree(folder: Path) -> list[str]:

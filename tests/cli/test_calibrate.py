@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from places import Ended
+from places import Ended, refused
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("faster_coco_eval")
@@ -48,16 +48,6 @@ def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
 def quick(untimed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime loads the tiny file in a tenth of OpenVINO's time, and each call loads a dozen."""
     monkeypatch.setattr(quantization, "measuring_runtimes", lambda purpose: ("onnxruntime",))
-
-
-def refused(ended: Ended, *words: str) -> None:
-    """The command ended with 2 and one line of error that holds every word."""
-    assert ended.code == 2, ended
-    lines = [line for line in ended.err.splitlines() if line.startswith("edgedet: ")]
-    assert len(lines) == 1, ended.err
-    assert "Traceback" not in ended.err
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 def names(folder: Path) -> list[str]:
