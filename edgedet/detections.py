@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -83,5 +83,6 @@ class Detections:
 
     def __getitem__(self, index: np.ndarray | slice) -> Detections:
         """The objects at `index`: a boolean mask, integer indices or a slice."""
-        arrays = {n: getattr(self, n) for n in ("boxes", "scores", "labels", "track_ids", "masks")}
-        return replace(self, **{n: a[index] for n, a in arrays.items() if a is not None})
+        ids = None if self.track_ids is None else self.track_ids[index]
+        masks = None if self.masks is None else self.masks[index]
+        return Detections(self.boxes[index], self.scores[index], self.labels[index], ids, masks)

@@ -50,15 +50,19 @@ class Channel(Generic[Item]):
             self._changed.notify_all()
             return dropped
 
+    def take(self, count: int) -> list[Item]:
+        """The next `count` items, waiting for all of them; at the end what is left, then none, or the error."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._items) >= count or self._closed or self._cancelled)
+            if not self._items and self._error is not None and not self._cancelled:
+                raise self._error
+            self._changed.notify_all()
+            return [self._items.popleft() for _ in range(min(count, len(self._items)))]
+
     def __iter__(self) -> Channel[Item]:
         return self
 
     def __next__(self) -> Item:
-        with self._changed:
-            self._changed.wait_for(lambda: self._items or self._closed or self._cancelled)
-            if self._items:
-                self._changed.notify_all()
-                return self._items.popleft()
-            if self._error is not None and not self._cancelled:
-                raise self._error
-            raise StopIteration
+        for item in self.take(1):
+            return item
+        raise StopIteration

@@ -16,19 +16,21 @@ class Inbox:
     def __init__(self, streams: Iterable[str]) -> None:
         self._waiting: dict[str, deque[Frame]] = {name: deque() for name in streams}
         self._turns = deque(self._waiting)  # whose turn it is, first
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed, self._taken = threading.Condition(lock), threading.Condition(lock)
         self._open = set(self._waiting)
         self._cancelled = False
 
     def put(self, stream: str, frame: Frame, *, room: int, wait: bool) -> int | None:
         """How many older frames made way for this one; None where no more are wanted.
 
-        room: most frames of the stream waiting. wait: for room, so that none is lost.
+        room: most frames of the stream waiting. wait: when they are that many until half are taken, so that none is
+        lost, and one change of thread serves several.
         """
         with self._changed:
             waiting, dropped = self._waiting[stream], 0
-            if wait:
-                self._changed.wait_for(lambda: self._cancelled or len(waiting) < room)
+            if wait and len(waiting) >= room:
+                self._taken.wait_for(lambda: self._cancelled or len(waiting) <= room // 2)
             if self._cancelled:
                 return None
             while len(waiting) >= room:
@@ -54,7 +56,7 @@ class Inbox:
                     lambda: self._cancelled or self._count() >= most or not self._open, deadline_s - time.monotonic()
                 )
             taken = [] if self._cancelled else [self._next() for _ in range(min(most, self._count()))]
-            self._changed.notify_all()
+            self._taken.notify_all()
             return taken
 
     def cancel(self) -> None:
@@ -64,6 +66,7 @@ class Inbox:
             for waiting in self._waiting.values():
                 waiting.clear()
             self._changed.notify_all()
+            self._taken.notify_all()
 
     def _count(self) -> int:
         return sum(map(len, self._waiting.values()))
