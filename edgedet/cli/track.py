@@ -28,14 +28,16 @@ def command(
     frames: str | None = typer.Option(
         None, help="How many frames there are, or the video or folder that holds them. Default: up to the last detection."
     ),
-    tracker: str = typer.Option("bytetrack", help="sort, bytetrack, ocsort or botsort; botsort looks at the frames."),
+    tracker: str = typer.Option(
+        "sort", help="sort, bytetrack, ocsort or botsort; sort heeds no scores, botsort looks at the frames."
+    ),
     fps: float | None = typer.Option(None, help="Frames a second. Default: the video's own, else 25."),
-    min_score: float | None = typer.Option(None, min=0, max=1, help="The score that starts a track. Default: the tracker's."),
+    min_score: float | None = typer.Option(None, help="The score that starts a track. Default: the tracker's; sort's is none."),
     json: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
 ) -> None:
     """Track the detections of a file, without a detector: for comparing trackers, or another program's detections.
 
-    Example: `edgedet track --detections det/det.txt --frames img1 --tracker sort --out mot.txt`
+    Example: `edgedet track --detections det/det.txt --frames img1 --out mot.txt`
     """
     from edgedet import artifact
     from edgedet.tracking import mot
@@ -93,7 +95,8 @@ def _pictures(tracker: Tracker, name: str, source: Source | None) -> Iterator[np
     if not isinstance(tracker, SeeingTracker):
         return repeat(None)
     if source is None:
-        raise UsageError(f"{name} looks at the pictures; give --frames VIDEO or a folder of images")
+        console.say(f"{name} looks at the pictures; without --frames VIDEO or a folder of images the camera counts as still")
+        return repeat(None)
     return (frame.image for frame in source)
 
 

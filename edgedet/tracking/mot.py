@@ -23,21 +23,25 @@ _UNKNOWN = -1.0  # in place of a score
 def read(path: Path) -> dict[int, Detections]:
     """The objects of each frame that has any, by frame number, in the order of the file; all of label 0.
 
-    Ids are not read. A score of -1, which stands for none in result files,
-    counts as 1.
+    Lines may stand in any order. Ids are not read. A score of -1, which stands
+    for none in result files, counts as 1. A box without area is left out: it
+    can be nobody's continuation.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is no text; give a MOTChallenge file: {_COLUMNS}") from error
     rows = [_parse(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not rows:
+    table = np.array(rows).reshape(-1, 7)
+    table = table[(table[:, 4:6] > 0).all(axis=1)]
+    if not len(table):
         raise DataError(f"{path}: holds no object; a MOTChallenge file has one a line: {_COLUMNS}")
-    table = np.array(rows)
     table[table[:, 6] == _UNKNOWN, 6] = 1.0
-    return {int(frame): _detections(table[table[:, 0] == frame]) for frame in np.unique(table[:, 0])}
+    table = table[np.argsort(table[:, 0], kind="stable")]
+    frames, first = np.unique(table[:, 0], return_index=True)
+    return {int(frame): _detections(of_it) for frame, of_it in zip(frames, np.split(table, first[1:]))}
 
 
 def lines(frame: int, tracked: Detections) -> Iterator[str]:
@@ -69,7 +73,7 @@ def _parse(path: Path, number: int, line: str) -> list[float]:
         raise DataError(f"{path}, line {number}: {line.strip()[:60]!r} is not finite; remove the line")
     if values[0] < 1 or values[0] != int(values[0]):
         raise DataError(f"{path}, line {number}: frame {columns[0].strip()}; frames are counted from 1, in whole numbers")
-    if min(values[4:6]) <= 0:
+    if min(values[4:6]) < 0:
         raise DataError(f"{path}, line {number}: a box of {values[4]:g}x{values[5]:g} pixels; the columns are {_COLUMNS}")
     return values
 

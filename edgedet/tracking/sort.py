@@ -27,7 +27,7 @@ MAX_STEPS = 30  # frames; after a longer gap nothing is known of an object
 
 
 def create(*, min_score: float | None = None) -> Sort:
-    """A SORT with the published settings, of all objects or those from min_score on."""
+    """A SORT with the published settings, of all objects, whatever their scores mean, or of those from min_score on."""
     return Sort() if min_score is None else Sort(min_score=min_score)
 
 
@@ -40,7 +40,7 @@ class Sort:
     that, at once. min_iou: of a pair.
     """
 
-    def __init__(self, *, min_score: float = 0.0, max_age: int = 1, min_hits: int = 3, min_iou: float = 0.3) -> None:
+    def __init__(self, *, min_score: float = -np.inf, max_age: int = 1, min_hits: int = 3, min_iou: float = 0.3) -> None:
         self.min_score, self.max_age, self.min_hits, self.min_iou = min_score, max_age, min_hits, min_iou
         self._motion, self._steps = AreaMotion(), FrameSteps()
         self._tracks = np.zeros(0, _TRACK)

@@ -63,8 +63,6 @@ def test_a_table_line_tells_what_was_written(edgedet_cli: Cli, here: Path):
     [
         (("--frames", "9"), "det.txt: has objects in frame 10, but --frames 9 has 9"),
         (("--frames", "nowhere"), "nowhere: no such file or folder"),
-        (("--tracker", "botsort"), "botsort looks at the pictures; give --frames VIDEO or a folder of images"),
-        (("--tracker", "botsort", "--frames", "10"), "botsort looks at the pictures"),
         (("--tracker", "deepsort"), "no tracker named 'deepsort'; there are: "),
         (("--fps", "0"), "--fps 0 is no frame rate"),
         (("--out", "img1"), "--out img1 is a folder; name a file in it"),
@@ -94,6 +92,39 @@ def test_a_recording_that_ends_early_is_told(edgedet_cli: Cli, here: Path, monke
 
 def test_scores_of_another_kind_are_told(edgedet_cli: Cli, here: Path):
     Path("det.txt").write_text("1,-1,10,20,30,60,47.3\n")
-    ended = edgedet_cli("track", "--detections", "det.txt", "--out", "mot.txt")
+    ended = edgedet_cli("track", "--detections", "det.txt", "--out", "mot.txt", "--tracker", "bytetrack")
     assert ended.code == 0
     assert "det.txt: scores lie between 47.3 and 47.3; bytetrack expects them between 0 and 1" in ended.err
+
+
+def test_botsort_without_pictures_takes_the_camera_for_still_and_says_so(edgedet_cli: Cli, here: Path):
+    ended = edgedet_cli("track", "--detections", "det.txt", "--frames", "10", "--tracker", "botsort", "--out", "mot.txt")
+    assert ended.code == 0
+    assert ended.err == (
+        "botsort looks at the pictures; without --frames VIDEO or a folder of images the camera counts as still\n"
+    )
+    assert len(Path("mot.txt").read_text().splitlines()) == 10
+
+
+def test_sort_heeds_no_scores_whatever_they_mean(edgedet_cli: Cli, here: Path):
+    """Those of deformable part models are negative, or above one; SORT's published run used all detections."""
+    text = Path("det.txt").read_text()
+    Path("other.txt").write_text("".join(text.replace("0.9", f"{score}") for score in [-0.37]))
+    plain, other = (edgedet_cli("track", "--detections", name, "--out", f"{name}.mot") for name in ("det.txt", "other.txt"))
+    assert plain.code == other.code == 0
+    assert other.err == ""
+    boxes, again = (np.loadtxt(f"{name}.mot", delimiter=",")[:, :6] for name in ("det.txt", "other.txt"))
+    assert boxes.tolist() == again.tolist()
+
+
+def test_frames_without_objects_age_the_tracks_up_to_the_last(edgedet_cli: Cli, here: Path):
+    """With max_age 1 a track lives on over one empty frame, not over two; frames after the last object are tracked too."""
+    lines = [f"{i},-1,{10 + 3 * i},20,30,60,0.9" for i in range(1, 31) if i not in (10, 20, 21)]
+    Path("gaps.txt").write_text("\n".join(reversed(lines)))  # in no order, seven columns
+    ended = edgedet_cli("track", "--detections", "gaps.txt", "--frames", "40", "--out", "mot.txt", "--json")
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["frames"] == 40
+    rows = np.loadtxt("mot.txt", delimiter=",")
+    shown = {number: int(of) for number, of in rows[:, :2]}
+    # Not shown again before the fourth frame in a row: SORT's min_hits counts hits after the first.
+    assert shown == {**dict.fromkeys([*range(1, 10), *range(13, 20)], 1), **dict.fromkeys(range(25, 31), 2)}

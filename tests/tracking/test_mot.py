@@ -38,10 +38,31 @@ def test_a_score_of_minus_one_stands_for_none(tmp_path: Path):
     assert mot.read(tmp_path / "mot.txt")[1].scores.tolist() == [1]
 
 
+def test_files_of_every_hand_are_read_alike(tmp_path: Path):
+    """Lines in any order and of seven columns or ten, spaces, Windows' line ends and mark, empty lines, exponents."""
+    plain = "1,-1,10,20,30,60,0.5,-1,-1,-1\n1,-1,50,20,30,60,0.25,-1,-1,-1\n12,-1,-4.5,20,30,60,1,-1,-1,-1\n"
+    other = "\ufeff12 , -1, -4.5, 20, 30, 60, 1\r\n\r\n1,-1,1e1,2.0e+1,30,60,5e-1\r\n 1,-1,50,20,30,60,0.25,-1,-1,-1\r\n\r\n"
+    (tmp_path / "plain.txt").write_bytes(plain.encode())
+    (tmp_path / "other.txt").write_bytes(other.encode())
+    expected, found = mot.read(tmp_path / "plain.txt"), mot.read(tmp_path / "other.txt")
+    assert list(found) == list(expected) == [1, 12]
+    for frame in expected:
+        assert found[frame].boxes.tolist() == expected[frame].boxes.tolist()
+        assert found[frame].scores.tolist() == expected[frame].scores.tolist()
+
+
+def test_boxes_without_area_are_left_out_and_those_beyond_the_picture_stay_whole(tmp_path: Path):
+    (tmp_path / "det.txt").write_text("1,-1,-20,-30,25,60,0.9\n1,-1,10,20,0,60,0.9\n2,-1,10,20,30,0,0.9\n")
+    found = mot.read(tmp_path / "det.txt")
+    assert list(found) == [1]
+    assert found[1].boxes.tolist() == [[-20, -30, 5, 30]]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "holds no object"),
+        ("1,-1,10,20,0,0,0.9\n", "holds no object"),
         ("1,-1,10,20,30,60,0.9\n1 -1 10 20 30 60 0.9\n", "line 2: '1 -1 10 20 30 60 0.9' is not numbers between commas"),
         ("1,-1,10,20,30,60\n", "line 1: has 6 columns"),
         ("0,-1,10,20,30,60,0.9\n", "line 1: frame 0; frames are counted from 1"),
