@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import cv2
 
 _FFMPEG_QUIET = "-8"  # AV_LOG_QUIET
+_lock = threading.Lock()
+_levels: list[int] = []
+"""What OpenCV's level was, once for each `with` that is in progress: the level is the process's, the captures many threads'."""
 
 
 @contextmanager
@@ -19,9 +23,13 @@ def quiet_opencv() -> Iterator[None]:
     program that has opened one before keeps the level it had.
     """
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _FFMPEG_QUIET)
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    with _lock:
+        _levels.append(_levels[0] if _levels else cv2.utils.logging.getLogLevel())
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        with _lock:
+            level = _levels.pop()
+            if not _levels:
+                cv2.utils.logging.setLogLevel(level)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from live import SERVER, SYSTEM_PYTHON, RtspCamera
 
 from edgedet.detections import Detections
 
@@ -75,3 +77,14 @@ def no_thread_is_left_behind() -> Iterator[None]:
     yield
     left = [t.name for t in threading.enumerate() if t not in before and t.name.startswith("edgedet")]
     assert not left, left
+
+
+@pytest.fixture
+def camera(people_mp4: Path) -> Iterator[RtspCamera]:
+    """A real RTSP server that plays the clip of persons."""
+    if not SYSTEM_PYTHON.exists() or not SERVER.exists():
+        pytest.skip("the RTSP server of ../shared/tools or Debian's python3 is absent")
+    one = RtspCamera(people_mp4)
+    yield one
+    one.send(signal.SIGCONT)
+    one.kill()

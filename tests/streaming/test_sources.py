@@ -1,5 +1,6 @@
 """Sources: real clips and folders, and every address that gives no frames."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 
 from edgedet.errors import ImageError, SourceError
+from edgedet.streaming.quiet import quiet_opencv
 from edgedet.streaming.sources import webcam
-from edgedet.streaming.sources.base import open_source
+from edgedet.streaming.sources.base import kind_of, open_source
 
 
 def test_a_video_gives_every_frame_once_at_its_own_time(bikes_mp4):
@@ -64,6 +66,63 @@ def test_a_camera_gives_times_on_the_wall_clock_and_says_when_it_stops(monkeypat
             next(frames)
     assert times_s == sorted(times_s)
     assert times_s[0] > 1.7e9
+
+
+@pytest.mark.skipif(Path("/dev/video97").exists(), reason="this machine has a camera 97")
+def test_a_link_to_a_camera_is_followed_each_time_it_is_opened(tmp_path):
+    (tmp_path / "by-id").symlink_to("/dev/video97")
+    with pytest.raises(SourceError, match="camera 97: there is none"):
+        open_source(tmp_path / "by-id")
+
+
+def test_addresses_longer_than_any_file_name_are_still_told_apart():
+    assert kind_of(f"rtsp://camera/1?token={'x' * 5000}").__name__.endswith("network")
+    with pytest.raises(SourceError, match="no such file"):
+        kind_of("y" * 5000)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["test:huge", "test:frames=0", "fault:drop:test:", "fault:drop@1:nonsense", "rtsp:///1", "rtsp://camera:99999/1", "csi:x"],
+)
+def test_what_can_never_be_opened_is_refused_before_anything_is(address):
+    with pytest.raises(SourceError):
+        kind_of(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ftp://user:secret@camera/1",
+        "rtsp://user:sec/secret@camera/1",
+        "rtsp://user:secret@camera:99999/1",
+        "fault:melt@1:rtsp://user:secret@camera/1",
+        "fault:rtsp://user:secret@camera/1",
+        "gst: rtspsrc location=rtsp://user:secret@camera/1 ! fakesink",
+        "gst: rtspsrc location=rtsp://camera/1 user-id=me user-pw=secret ! fakesink",
+        "nvdec:http://user:secret@camera/1",
+        "camera?password=secret",
+    ],
+)
+def test_no_refusal_shows_a_password(address):
+    with pytest.raises(SourceError) as caught:
+        open_source(address)
+    assert "secret" not in str(caught.value)
+    assert "camera" in str(caught.value)
+
+
+def test_opencv_is_as_loud_as_before_when_many_have_opened_at_once():
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_WARNING)
+    try:
+        with ExitStack() as first, ExitStack() as second:
+            first.enter_context(quiet_opencv())
+            second.enter_context(quiet_opencv())
+            first.close()
+            assert cv2.utils.logging.getLogLevel() == cv2.utils.logging.LOG_LEVEL_SILENT
+        assert cv2.utils.logging.getLogLevel() == cv2.utils.logging.LOG_LEVEL_WARNING
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 def test_addresses_without_frames_are_refused_with_one_message(tmp_path, write_clip, capfd):

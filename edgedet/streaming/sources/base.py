@@ -17,6 +17,8 @@ from edgedet.errors import SourceError
 from edgedet.streaming.frame import Frame
 from edgedet.streaming.quiet import quiet_opencv
 
+_FALLBACK_FPS = 25.0  # for files that state neither times nor a rate
+
 
 class Source(Protocol):
     """An open source: iterate it once for its frames; it is a context manager that closes it.
@@ -38,7 +40,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long a network source may take: to open, and for each frame, seconds."""
+    """How long a live source may take: to open, and for each frame, seconds."""
 
     open_s: float = 10.0
     read_s: float = 5.0
@@ -50,7 +52,7 @@ class Kind(Protocol):
     LIVE: bool
 
     def accepts(self, address: str) -> bool:
-        """Whether the address is of this kind."""
+        """Whether the address is of this kind; a SourceError where it is, but can never be opened as it is written."""
         ...
 
     def open(self, address: str, timeouts: Timeouts) -> Source:
@@ -65,13 +67,25 @@ def kind_of(address: str) -> Kind:
             module = cast(Kind, plugins.find("edgedet.streaming.sources", name))
             if module.accepts(address):
                 return module
-    scheme = re.match(r"(\w[\w+.-]*)://", address)
+    scheme, name = re.match(r"(\w[\w+.-]*)://", address), public_name(address)
     if scheme:
-        raise SourceError(f"{address}: {scheme[1]}:// is no scheme read here; there are rtsp, rtsps, rtmp, http and https")
+        raise SourceError(f"{name}: {scheme[1]}:// is no scheme read here; there are rtsp, rtsps, rtmp, http and https")
     raise SourceError(
-        f"{address}: no such file or folder; give a video file, an image, a folder of images, a camera index such as 0, "
+        f"{name}: no such file or folder; give a video file, an image, a folder of images, a camera index such as 0, "
         "an address such as rtsp://camera/stream, a GStreamer pipeline, or test:"
     )
+
+
+_LOGIN = re.compile(
+    r"(?<=://)(?:[^/\s\"]*@"  # rtsp://user:password@
+    r"|[^/\s\":@]*:(?!\d+(?:[/\s\"]|$))[^\s\"]*@)"  # a password with a slash in it, which no URL may have
+)
+_SECRET = re.compile(r"(?i)((?:pass|password|passwd|passphrase|pwd|user-pw|token|secret|api_?key)=)(\"[^\"]*\"|[^&\s\"]+)")
+
+
+def public_name(address: str) -> str:
+    """The address without users and passwords, wherever in it they stand; what `password=` and the like say becomes ***."""
+    return _SECRET.sub(r"\1***", _LOGIN.sub("", address))
 
 
 def open_source(address: str | Path | int, timeouts: Timeouts | None = None) -> Source:
@@ -89,14 +103,8 @@ def open_capture(address: str | int) -> cv2.VideoCapture:
         return cv2.VideoCapture(address)
 
 
-class Camera:
-    """The frames of an open OpenCV capture; time_s is seconds since 1970 when each came, on a clock that never jumps.
-
-    no_frame: what to say where the capture gives not even one.
-    """
-
-    live: bool = True
-    frame_count: int | None = None
+class Capture(Source):
+    """An open OpenCV capture and its first frame, which proves that there is one; no_frame: what to say where there is none."""
 
     def __init__(self, name: str, capture: cv2.VideoCapture, *, no_frame: str) -> None:
         self.name, self._capture = name, capture
@@ -104,24 +112,53 @@ class Camera:
         if not there:
             capture.release()
             raise SourceError(f"{name}: {no_frame}")
-        self.fps = nominal_fps(capture)
-        self._epoch_s = time.time() - time.monotonic()
+        self.fps, self.size_hw = nominal_fps(capture), self._first.shape[:2]
 
-    def __iter__(self) -> Iterator[Frame]:
-        there, image, index = True, self._first, 0
-        while there:
-            time_s = self._epoch_s + time.monotonic() if self.live else index / (self.fps or 25.0)
-            yield Frame(image, index, time_s, self.name)
-            there, image = self._capture.read()
-            index += 1
-        if self.live:
-            raise SourceError(f"{self.name}: stopped giving frames after {index}")
-
-    def __enter__(self) -> Camera:
+    def __enter__(self) -> Source:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._capture.release()
+
+
+class Camera(Capture):
+    """The frames of a live capture; time_s is seconds since 1970 when each came, on a clock that never jumps."""
+
+    live, frame_count = True, None
+
+    def __iter__(self) -> Iterator[Frame]:
+        there, image, index = True, self._first, 0
+        epoch_s = time.time() - time.monotonic()
+        while there:
+            yield Frame(image, index, epoch_s + time.monotonic(), self.name)
+            there, image = self._capture.read()
+            index += 1
+        raise SourceError(f"{self.name}: stopped giving frames after {index}")
+
+
+class Clip(Capture):
+    """The frames of a capture that ends, every one once; time_s is stream time, 0 at the first frame of most files."""
+
+    live = False
+
+    def __init__(self, name: str, capture: cv2.VideoCapture, *, no_frame: str) -> None:
+        super().__init__(name, capture, no_frame=no_frame)
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.frame_count = count if count > 0 else None
+
+    def __iter__(self) -> Iterator[Frame]:
+        there, image, index, time_s = True, self._first, 0, self._position_s()
+        while there:
+            yield Frame(image, index, time_s, self.name)
+            there, image = self._capture.read()
+            index += 1
+            stated_s = self._position_s()
+            # Some files state no times, or the same one again: then the frame rate says.
+            time_s = stated_s if stated_s > time_s else time_s + 1 / (self.fps or _FALLBACK_FPS)
+
+    def _position_s(self) -> float:
+        """When the latest frame is shown, seconds of the stream."""
+        return max(self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, 0.0)
 
 
 def nominal_fps(capture: cv2.VideoCapture) -> float | None:

@@ -23,8 +23,7 @@ import numpy as np
 
 from edgedet.errors import SourceError
 from edgedet.streaming.frame import Frame
-from edgedet.streaming.sources.base import Source, Timeouts, open_source
-from edgedet.streaming.sources.network import public_name
+from edgedet.streaming.sources.base import Source, Timeouts, kind_of, open_source, public_name
 
 LIVE = True
 _FAULT = re.compile(r"(drop|freeze|corrupt|resize|jump)@(\d+)(?:=(-?\d+(?:\.\d+)?))?")
@@ -40,27 +39,41 @@ class Fault(NamedTuple):
 
 def accepts(address: str) -> bool:
     """Whether the address begins with fault:."""
-    return address.startswith("fault:")
+    if not address.startswith("fault:"):
+        return False
+    kind_of(_parse(address)[1])
+    return True
 
 
 def open(address: str, timeouts: Timeouts) -> FaultySource:
     """The inner source with its faults."""
-    _, plan, inner = (*address.split(":", 2), "", "")[:3]
-    if not inner:
-        raise SourceError(f"{address}: write faults as fault:freeze@50=8,drop@200:ADDRESS")
-    faults = [_parse(text, address) for text in plan.split(",")]
+    faults, inner = _parse(address)
     return FaultySource(public_name(address), faults, open_source(inner, timeouts))
 
 
-def _parse(text: str, address: str) -> Fault:
+def _parse(address: str) -> tuple[list[Fault], str]:
+    """The faults, and the address they are put into."""
+    _, plan, inner = (*address.split(":", 2), "", "")[:3]
+    if not inner:
+        raise SourceError(f"{public_name(address)}: write faults as fault:freeze@50=8,drop@200:ADDRESS")
+    return [_fault(text, public_name(address)) for text in plan.split(",")], inner
+
+
+def _fault(text: str, name: str) -> Fault:
     matched = _FAULT.fullmatch(text)
     if matched is None or (matched[1] in ("freeze", "jump")) != bool(matched[3]):
-        raise SourceError(f"{address}: {text!r} is no fault; there are drop@N, freeze@N=S, corrupt@N, resize@N, jump@N=S")
+        raise SourceError(f"{name}: {text!r} is no fault; there are drop@N, freeze@N=S, corrupt@N, resize@N, jump@N=S")
+    if matched[1] == "freeze" and matched[3].startswith("-"):
+        raise SourceError(f"{name}: {text!r}: a frame cannot come earlier; freeze takes seconds from 0 on")
     return Fault(matched[1], int(matched[2]), float(matched[3] or 0))
 
 
 class FaultySource:
-    """Another source's frames, spoilt as planned; live, whatever the other is, so that it is reopened."""
+    """Another source's frames, spoilt as planned; live, whatever the other is, so that it is reopened.
+
+    What is not live becomes so: a clip plays at its own pace, and its times are
+    seconds since 1970.
+    """
 
     live = True
 
@@ -69,7 +82,11 @@ class FaultySource:
         self.fps, self.frame_count = inner.fps, None
 
     def __iter__(self) -> Iterator[Frame]:
+        epoch_s, start_s = time.time(), time.monotonic()
         for frame in self._inner:
+            if not self._inner.live:
+                time.sleep(max(start_s + frame.time_s - time.monotonic(), 0.0))
+                frame = replace(frame, time_s=epoch_s + frame.time_s, read_s=time.monotonic())
             yield self._spoil(frame)
 
     def _spoil(self, frame: Frame) -> Frame:
@@ -78,6 +95,7 @@ class FaultySource:
                 raise SourceError(f"{self.name}: the connection was dropped on purpose at frame {at}")
             if kind == "freeze" and frame.index == at:
                 time.sleep(value)
+                frame = replace(frame, read_s=time.monotonic())
             if kind == "corrupt" and frame.index == at:
                 frame = replace(frame, image=np.empty((0, 0, 3), np.uint8))
             if kind == "resize" and frame.index >= at and frame.image.size:

@@ -1,6 +1,7 @@
 """A GStreamer pipeline: `gst: … ! appsink`, a Jetson's CSI camera `csi:0`, or its hardware decoder `nvdec:rtsp://…`.
 
-*Not yet run on a Jetson*: the templates follow NVIDIA's Accelerated GStreamer guide.
+*Not yet run on a Jetson*: the templates follow NVIDIA's Accelerated GStreamer guide. What their appsink drops because it was
+not read at once (`drop=true`) is counted nowhere; edgedet reads at once and drops, and counts, by its own policy.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ import cv2
 
 from edgedet.errors import SourceError
 from edgedet.streaming.quiet import quiet_opencv
-from edgedet.streaming.sources.base import Camera, Timeouts
-from edgedet.streaming.sources.network import public_name
+from edgedet.streaming.sources.base import Camera, Timeouts, public_name
 
 LIVE = True
 _TO_BGR = "nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR"
@@ -27,14 +27,17 @@ _CSI_ADDRESS = re.compile(r"csi:(\d)(?:@(\d{2,4})x(\d{2,4})(?:x(\d{1,3}))?)?")
 
 def accepts(address: str) -> bool:
     """Whether the address is a pipeline or one of the templates."""
-    return address.startswith(("gst:", "csi:", "nvdec:")) or " ! " in address
+    if not address.startswith(("gst:", "csi:", "nvdec:")) and " ! " not in address:
+        return False
+    pipeline_of(address)
+    if (problem := missing()) is not None:
+        raise SourceError(f"{public_name(address)}: {problem}")
+    return True
 
 
 def open(address: str, timeouts: Timeouts) -> Camera:
     """The pipeline, running, its first frame taken."""
     name, pipeline = public_name(address), pipeline_of(address)
-    if (problem := missing()) is not None:
-        raise SourceError(f"{name}: {problem}")
     with quiet_opencv():
         capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
     return Camera(name, capture, no_frame=f"the pipeline gives no frame; try it with: gst-launch-1.0 {public_name(pipeline)}")
@@ -55,7 +58,9 @@ def pipeline_of(address: str) -> str:
         return NVDEC.format(url=url, depay=f"rtp{codec}depay", parse=f"{codec}parse")
     pipeline = address.removeprefix("gst:").strip()
     if "appsink" not in pipeline:
-        raise SourceError(f"{address}: a pipeline must end in an appsink that gives BGR, as in: … ! videoconvert ! appsink")
+        raise SourceError(
+            f"{public_name(address)}: a pipeline must end in an appsink that gives BGR, as in: … ! videoconvert ! appsink"
+        )
     return pipeline
 
 

@@ -16,22 +16,29 @@ from edgedet.streaming.frame import Frame
 from edgedet.streaming.sources.base import Timeouts
 
 LIVE = True
-_ADDRESS = re.compile(r"test:(?:(\d{2,4})x(\d{2,4}))?(?:@(\d{1,3}))?(?:,?frames=(\d+))?")
+_ADDRESS = re.compile(r"test:(?:(\d{2,4})x(\d{2,4}))?(?:@(\d{1,3}))?(?:,?frames=([1-9]\d*))?")
 _FREE_FPS = 30.0  # what times are stated of frames that come as fast as they are taken
 
 
 def accepts(address: str) -> bool:
     """Whether the address begins with test:."""
-    return address.startswith("test:")
+    if not address.startswith("test:"):
+        return False
+    _parse(address)
+    return True
 
 
 def open(address: str, timeouts: Timeouts) -> Pattern:
     """The pattern of an address."""
+    width, height, fps, frames = (None if text is None else int(text) for text in _parse(address).groups())
+    return Pattern(address, (height or 480, width or 640), 30 if fps is None else fps, frames)
+
+
+def _parse(address: str) -> re.Match[str]:
     matched = _ADDRESS.fullmatch(address)
     if matched is None:
         raise SourceError(f"{address}: write a test picture as test:, or as test:640x480@30,frames=100")
-    width, height, fps, frames = (None if text is None else int(text) for text in matched.groups())
-    return Pattern(address, (height or 480, width or 640), 30 if fps is None else fps, frames or None)
+    return matched
 
 
 @dataclass(frozen=True)
