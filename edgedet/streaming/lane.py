@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import cv2
 import numpy as np
@@ -18,13 +19,14 @@ from edgedet.streaming.feed import FeedOptions
 from edgedet.streaming.frame import Event, Frame
 from edgedet.streaming.outlet import Outlet
 from edgedet.streaming.sinks.base import Sink
-from edgedet.streaming.sources.base import Source, kind_of
-from edgedet.streaming.sources.network import public_name
+from edgedet.streaming.sources.base import Source, kind_of, public_name
 from edgedet.streaming.statistics import Statistics
 from edgedet.tracking.base import SeeingTracker, Tracker, create
 
 if TYPE_CHECKING:
     from edgedet.tracking.zones import Happening, Zones
+
+MIN_SCORE = 0.3  # of the classes that a table of scores leaves out
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,14 @@ class StreamPlan:
     opened again. name: what it is called, its address by default. tracker: a
     name, or one made before, of this stream alone. min_score: objects below
     are dropped; with a tracker's name it is instead the score that starts a track.
+    By class it is a table of names; classes that it leaves out have MIN_SCORE.
     classes: the names to keep. zones: whose events are told to the sinks.
     """
 
     source: str | Path | int | Source
     name: str = ""
     tracker: str | Tracker | None = None
-    min_score: float | None = None
+    min_score: float | Mapping[str, float] | None = None
     classes: Sequence[str] | None = None
     zones: Zones | None = None
     sinks: Sequence[Sink] = ()
@@ -67,21 +70,26 @@ class Lane:
         self.plan, self.name, self.live = plan, plan.title, plan.live
         self.statistics = Statistics(self.name)
         self._labels = None if plan.classes is None else _labels(detector, plan.classes)
-        self._tracker = create(plan.tracker, min_score=plan.min_score) if isinstance(plan.tracker, str) else plan.tracker
+        self._min_scores: np.ndarray | None = None  # by label, where each class has its own
+        least = plan.min_score
+        if isinstance(least, Mapping):
+            self._min_scores = _by_label(detector, least)
+            least = float(self._min_scores.min())
+        self._tracker = create(plan.tracker, min_score=least) if isinstance(plan.tracker, str) else plan.tracker
         if plan.tracker is not None and not isinstance(plan.tracker, str) and plan.min_score is not None:
             raise UsageError("min_score is for a tracker given by name; set the threshold on the tracker itself")
         if plan.zones is not None and plan.tracker is None:
             raise UsageError(f"{self.name}: zones and lines need tracks; choose a tracker, such as bytetrack")
+        self._seeing = self._tracker if isinstance(self._tracker, SeeingTracker) else None
         self._size_hw: tuple[int, int] | None = None
         self._time_s = 0.0
         self.outlets: list[Outlet] = []
-        self.statistics.sink_dropped = lambda: {outlet.name: outlet.dropped for outlet in self.outlets if outlet.dropped}
+        self.statistics.sink_dropped = self._sink_dropped
 
     def open(self) -> None:
         """Start a thread for each sink."""
         for sink in self.plan.sinks:
-            kind = type(sink).__module__.rpartition(".")[2]
-            self.outlets.append(Outlet(sink, lossless=not self.live, name=kind))
+            self.outlets.append(Outlet(sink, lossless=not self.live, name=f"{self.name}, {_kind(sink)}"))
 
     def notice(self, event: Event) -> None:
         """Tell the sinks what happened beside the frames."""
@@ -104,9 +112,18 @@ class Lane:
         return objects
 
     def end(self) -> None:
-        """Everybody leaves the zones."""
+        """Everybody leaves the zones, and the sinks are told that nothing more comes."""
         if self.plan.zones is not None:
             self._tell(self.plan.zones.close(), self._time_s)
+        for outlet in self.outlets:
+            outlet.end()
+
+    def _sink_dropped(self) -> dict[str, int]:
+        """Frames by the kind of the sink that did not take them."""
+        dropped = Counter[str]()
+        for sink, outlet in zip(self.plan.sinks, self.outlets, strict=False):  # no outlets before `open`
+            dropped[_kind(sink)] += outlet.dropped
+        return dict(+dropped)
 
     def _tell(self, happenings: Sequence[Happening], time_s: float) -> None:
         """Tell the sinks what tracks did, and keep who is where for the status."""
@@ -119,15 +136,23 @@ class Lane:
         if self._labels is not None:
             objects = objects[np.isin(objects.labels, self._labels)]
         if self._tracker is None:
-            min_score = self.plan.min_score
+            min_score = self.plan.min_score if self._min_scores is None else self._min_scores[objects.labels]
             return objects if min_score is None else objects[objects.scores >= min_score]
         scale = self._scale(frame)
-        if isinstance(self._tracker, SeeingTracker):
+        if self._seeing is not None:
             height, width = self._size_hw or frame.image.shape[:2]
             same = frame.image.shape[:2] == (height, width)
-            self._tracker.see(frame.image if same else cv2.resize(frame.image, (width, height)))
-        tracked = self._tracker.update(replace(objects, boxes=objects.boxes * scale), frame.time_s)
+            self._seeing.see(frame.image if same else cv2.resize(frame.image, (width, height)))
+        objects = self._levelled(replace(objects, boxes=objects.boxes * scale), -1)
+        tracked = self._levelled(self._tracker.update(objects, frame.time_s), 1)
         return replace(tracked, boxes=tracked.boxes / scale)
+
+    def _levelled(self, objects: Detections, way: int) -> Detections:
+        """The objects with scores moved by class: down (-1), so that the least threshold serves all, or up (1) again."""
+        if self._min_scores is None:
+            return objects
+        above_least = self._min_scores - self._min_scores.min()
+        return replace(objects, scores=objects.scores + way * above_least[objects.labels])
 
     def _scale(self, frame: Frame) -> np.ndarray:
         """(4,) float32 from this frame's pixels to the first one's, where tracks and zones live: a camera may change size."""
@@ -135,9 +160,25 @@ class Lane:
         if self._size_hw is None:
             self._size_hw = (height, width)
             if self.plan.zones is not None:
-                self.plan.zones.fit(self._size_hw)
+                try:
+                    self.plan.zones.fit(self._size_hw)
+                except UsageError as error:
+                    raise UsageError(f"{self.name}: {error}") from error
         across, down = self._size_hw[1] / width, self._size_hw[0] / height
         return np.array([across, down, across, down], np.float32)
+
+
+def _kind(sink: Sink) -> str:
+    """What the sink is called: its module's file name."""
+    return type(sink).__module__.rpartition(".")[2]
+
+
+def _by_label(detector: object, min_score: Mapping[str, float]) -> np.ndarray:
+    """(C,) float32 the least score of each of the model's classes."""
+    labels = _labels(detector, list(min_score))
+    scores = np.full(len(cast(Any, detector).spec.classes), MIN_SCORE, np.float32)
+    scores[labels] = list(min_score.values())
+    return scores
 
 
 def _labels(detector: object, classes: Sequence[str]) -> np.ndarray:

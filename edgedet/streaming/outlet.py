@@ -36,7 +36,7 @@ class Outlet:
         self.failed = self._abandoned = 0
         self._failing, self._failed_at_s = 0, 0.0  # errors since it last did well, time.monotonic of the latest
         self._error: BaseException | None = None
-        self._closed = False
+        self._closed, self._ended_s = False, 0.0
         self._thread = threading.Thread(target=self._run, name=f"edgedet-sink-{name}", daemon=True)
         self._thread.start()
 
@@ -53,6 +53,11 @@ class Outlet:
         """Hand an event to the sink."""
         self._send(event)
 
+    def end(self) -> None:
+        """Nothing more comes: the sink's thread writes what waits, while others are closed."""
+        self._waiting.close()
+        self._ended_s = self._ended_s or time.monotonic()
+
     def close(self, error: BaseException | None = None) -> None:
         """Let what waits be written, then leave the sink's context.
 
@@ -64,8 +69,8 @@ class Outlet:
         self._closed = True
         if self._lossless and isinstance(error, Exception):
             self._waiting.cancel()
-        self._waiting.close()
-        self._thread.join(None if self._lossless else CLOSE_S)
+        self.end()
+        self._thread.join(None if self._lossless else max(self._ended_s + CLOSE_S - time.monotonic(), 0.0))
         if self._thread.is_alive():
             self._abandoned = len(self._waiting.cancel()) + 1
             console.say(f"{self.name}: hangs; {self._abandoned} frames were not written")
