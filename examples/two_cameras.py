@@ -20,8 +20,8 @@ with edgedet.load(model) as detector:
     with edgedet.stream(cameras, detector, **options) as stream:  # files end; cameras go on until Ctrl-C
         for frame, objects in stream:
             for track, label in zip(objects.track_ids, objects.labels):
-                if track > last_id[frame.source]:
-                    print(f"{frame.source}: {detector.spec.classes[label]} {track}")
-                    last_id[frame.source] = track
+                if track > last_id[frame.stream]:
+                    print(f"{frame.stream}: {detector.spec.classes[label]} {track}")
+                    last_id[frame.stream] = track
         for status in stream.status():
             print(f"{status.name}: {status.frames} frames, {sum(status.dropped.values())} dropped")

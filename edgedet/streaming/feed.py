@@ -23,7 +23,7 @@ from edgedet.streaming.policy import Policy
 from edgedet.streaming.sources.base import Source, Timeouts
 from edgedet.streaming.statistics import Statistics
 
-READ_AHEAD = 4  # frames of a file decoded before they are wanted
+READ_AHEAD = 8  # frames of a file decoded before they are wanted
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 0.6
 """Between attempts to reconnect. It stays this short because an attempt at a camera that is down costs one refused
 connection, and its first frame is wanted within 1.5 s, of which opening takes .6."""
@@ -36,7 +36,11 @@ Notify = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class FeedOptions:
-    """max_reconnects: attempts in a row without a frame, None for no end. stride: one frame in so many. size_hw: resized to."""
+    """What becomes of a source's frames, and of a source that is lost.
+
+    max_reconnects: attempts in a row without a frame, None for no end. stride:
+    one frame in so many; the policy sees those only. size_hw: resized to.
+    """
 
     policy: Policy = field(default_factory=Policy)
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -46,12 +50,16 @@ class FeedOptions:
 
 
 class _Connection:
-    """One thread that reads one opened source until it ends, fails, or is left behind."""
+    """One thread that reads one opened source until it ends, fails, or is left behind.
 
-    def __init__(self, open_source: Callable[[], Source], accept: Callable[[Source, Frame], bool]) -> None:
+    frames: pictures so far. beat_s: when the latest came, or when it began to open, on `time.monotonic`.
+    spoilt: whether what came since is no picture.
+    """
+
+    def __init__(self, open_source: Callable[[], Source], accept: Callable[[_Connection, Frame], bool]) -> None:
         self._open, self._accept = open_source, accept
         self.error: BaseException | None = None
-        self.left_behind = False
+        self.left_behind = self.spoilt = False
         self.live = True
         self.frames, self.beat_s = 0, time.monotonic()
         self._thread = threading.Thread(target=self._read, name="edgedet-read", daemon=True)
@@ -69,11 +77,8 @@ class _Connection:
             with self._open() as source:
                 self.live = source.live
                 for frame in source:
-                    self.beat_s = time.monotonic()
-                    if self.left_behind or not self._accept(source, frame):
+                    if not self._accept(self, frame):
                         return
-                    self.frames += 1
-                    self.beat_s = time.monotonic()
         except BaseException as error:  # judged by the thread that watches
             self.error = error
 
@@ -105,7 +110,9 @@ class Feed:
         self.error: BaseException | None = None
         self._stopped = stopped
         self._left_behind: list[_Connection] = []
-        self._next_index, self._shape = 0, (0, 0)
+        self._taking = threading.Lock()  # one frame at a time: a connection left behind may wake while the next one gives
+        self._next_index, self._live = 0, True
+        self._size_hw: tuple[int, ...] = ()
         self._latest: tuple[float, float] | None = None  # time_s and read_s of the latest frame
         self._shift_s = 0.0
         self._thread = threading.Thread(target=self._run, name=f"edgedet-feed-{name}", daemon=True)
@@ -126,29 +133,30 @@ class Feed:
             self._keep_connected()
         except BaseException as error:
             self.error = error
+            if self._live:  # the other streams go on, perhaps for ever, and the caller gets the error only then
+                self._notify(Event("ended", self.name, self._time_s(), {"reason": str(error)}))
         finally:
             self._statistics.end(None if self.error is None else str(self.error))
             self._inbox.end(self.name)
 
     def _keep_connected(self) -> None:
-        failures = 0
+        attempts = 0  # to reconnect, since the latest frame
         while not self._stopped.is_set():
             connection = _Connection(self._open, self._accept)
             reason = self._watch(connection)
-            if connection.left_behind:
-                self._left_behind.append(connection)
+            self._live = connection.live
             if self._stopped.is_set() or reason is None:
                 return
             if not (connection.live and self._reopens and isinstance(reason, (EdgedetError, cv2.error))):
                 raise reason
             if self._latest is None and not self._tried(reason):
                 return
-            failures = 0 if connection.frames else failures + 1
+            attempts, most = 0 if connection.frames else attempts, self._options.max_reconnects
             self._go_offline(str(reason))
-            if self._options.max_reconnects is not None and failures > self._options.max_reconnects:
-                raise SourceError(f"{reason}; gave up after {self._options.max_reconnects} attempts to reconnect") from reason
-            self._pause(failures)
-            self._statistics.reconnects += 1
+            if most is not None and attempts >= most:
+                raise SourceError(f"{reason}; gave up after {attempts} attempts to reconnect") from reason
+            self._pause(attempts)
+            attempts += 1
 
     def _watch(self, connection: _Connection) -> Exception | None:
         """Why the connection ended: None where the source did, or nobody wants more."""
@@ -158,79 +166,102 @@ class Feed:
             silent_s = time.monotonic() - connection.beat_s
             limit_s = limits.read_s if connection.frames else limits.open_s + limits.read_s
             if connection.live and connection.alive and silent_s > limit_s:
-                connection.left_behind = True
-                return SourceError(f"{self.name}: no frame for {limit_s:g} s; the camera or the net hangs")
+                self._leave(connection)
+                why = "what comes is no picture of 8 bits a colour" if connection.spoilt else "the camera or the net hangs"
+                return SourceError(f"{self.name}: no frame for {limit_s:g} s; {why}")
         if connection.alive:  # stopped
-            connection.left_behind = True
+            self._leave(connection)
             return None
         error = connection.error
         if error is not None and not isinstance(error, Exception):
             raise error
         return error
 
+    def _leave(self, connection: _Connection) -> None:
+        """Take no frame of the connection any more; its thread ends with the next one."""
+        with self._taking:
+            connection.left_behind = True
+        self._left_behind.append(connection)
+
+    def _time_s(self) -> float:
+        """Now, on the clock of the stream's frames."""
+        return time.time() if self._latest is None else self._latest[0] + time.monotonic() - self._latest[1]
+
     def _go_offline(self, reason: str) -> None:
         if self._statistics.go_offline(reason):
-            time_s = time.time() if self._latest is None else self._latest[0] + time.monotonic() - self._latest[1]
-            self._notify(Event("offline", self.name, time_s, {"reason": reason}))
+            self._notify(Event("offline", self.name, self._time_s(), {"reason": reason}))
 
-    def _pause(self, failures: int) -> None:
-        """Wait before the next attempt: longer after each failure, and never in step with other cameras."""
-        pause_s = min(FIRST_PAUSE_S * 2.0 ** min(failures, 10), LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
+    def _pause(self, attempts: int) -> None:
+        """Wait before the next attempt: longer after each that failed, and never in step with other cameras."""
+        pause_s = min(FIRST_PAUSE_S * 2.0 ** min(attempts, 10), LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
         self._stopped.wait(pause_s)
         while not self._stopped.wait(_TICK_S):
             self._left_behind = [connection for connection in self._left_behind if connection.alive]
             if len(self._left_behind) < MOST_LEFT_BEHIND:
                 return
 
-    def _accept(self, source: Source, frame: Frame) -> bool:
-        """Take one frame of the connection that is in use; False when no more are wanted."""
-        index = self._next_index
-        self._next_index += 1
-        if self._stopped.is_set():
-            return False
-        if not _is_picture(frame.image):
-            self._statistics.drop("corrupt")
+    def _accept(self, connection: _Connection, frame: Frame) -> bool:
+        """Take one frame of a connection; False when no more of its frames are wanted."""
+        with self._taking:
+            if self._stopped.is_set():
+                return False
+            index, self._next_index = self._next_index, self._next_index + 1
+            if connection.left_behind:
+                self._statistics.drop("late")
+                return False
+            image = _as_bgr(frame.image)
+            connection.spoilt = image is None
+            if image is None:
+                self._statistics.drop("corrupt")
+                return True
+            connection.frames, connection.beat_s = connection.frames + 1, time.monotonic()
+            frame = replace(frame, image=image, index=index, stream=self.name)
+            return self._give(self._restamped(frame, live=connection.live), live=connection.live)
+
+    def _give(self, frame: Frame, *, live: bool) -> bool:
+        """Put the frame into the inbox where it is wanted; False when no more are."""
+        options = self._options
+        self._tell_of(frame, options.size_hw or frame.image.shape[:2], live=live)
+        turn, out_of_turn = divmod(frame.index, options.stride)
+        policy, wait = (options.policy, False) if live else (Policy("queue", READ_AHEAD), True)
+        if out_of_turn or (policy.kind == "every" and turn % policy.count):
+            self._statistics.drop("stride" if out_of_turn else "every")
             return True
-        policy, wait = (self._options.policy, False) if source.live else (Policy("queue", READ_AHEAD), True)
-        if index % self._options.stride or (policy.kind == "every" and index % policy.count):
-            self._statistics.drop("stride" if index % self._options.stride else "every")
-            return True
-        frame = self._restamped(replace(frame, index=index), live=source.live)
-        if self._options.size_hw:
-            frame = replace(frame, image=cv2.resize(frame.image, self._options.size_hw[::-1], interpolation=cv2.INTER_AREA))
-        if source.live:
-            self._tell_of(frame)
-        else:
-            self._statistics.go_online(frame.image.shape[:2])
+        if options.size_hw:
+            frame = replace(frame, image=cv2.resize(frame.image, options.size_hw[::-1], interpolation=cv2.INTER_AREA))
         dropped = self._inbox.put(self.name, frame, room=policy.room, wait=wait)
         if dropped:
-            self._statistics.drop(policy.kind, dropped)
+            self._statistics.drop(policy.cause, dropped)
         return dropped is not None
 
     def _restamped(self, frame: Frame, *, live: bool) -> Frame:
-        """The frame on a clock that runs as fast as ours: a live camera's may jump, backwards too."""
+        """The frame on a clock that runs as fast as ours and never backwards: a live camera's may jump."""
         time_s = frame.time_s + self._shift_s
         if live and self._latest is not None:
             due_s = self._latest[0] + frame.read_s - self._latest[1]
-            if abs(time_s - due_s) > CLOCK_SLACK_S:
+            if abs(time_s - due_s) > CLOCK_SLACK_S or time_s <= self._latest[0]:
                 self._shift_s += due_s - time_s
                 time_s = due_s
         self._latest = (time_s, frame.read_s)
         return replace(frame, time_s=time_s)
 
-    def _tell_of(self, frame: Frame) -> None:
-        """Say that the stream is there, and in which size, where that is news."""
-        shape = frame.image.shape[:2]
-        if self._statistics.go_online(shape):
+    def _tell_of(self, frame: Frame, size_hw: tuple[int, ...], *, live: bool) -> None:
+        """Say that the stream is there, and in which size, where that is news; of a file nobody waits to hear it."""
+        before, self._size_hw = self._size_hw, size_hw
+        if self._statistics.go_online((size_hw[0], size_hw[1])):
             self._tried(None)
-            self._notify(Event("online", self.name, frame.time_s, {"size_hw": list(shape)}))
-        elif shape != self._shape:
-            self._notify(Event("resized", self.name, frame.time_s, {"size_hw": list(shape)}))
-        self._shape = shape
+            if live:
+                self._notify(Event("online", self.name, frame.time_s, {"size_hw": list(size_hw)}))
+        elif live and size_hw != before:
+            self._notify(Event("resized", self.name, frame.time_s, {"size_hw": list(size_hw)}))
 
 
-def _is_picture(image: object) -> bool:
-    """Whether this is (H, W, 3) uint8 with at least one pixel."""
-    return (
-        isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size > 0
-    )
+def _as_bgr(image: object) -> np.ndarray | None:
+    """The picture (H, W, 3) uint8, grey and BGRA converted; None where it is none."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3) or image.size == 0:
+        return None
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if channels == 3:
+        return image
+    conversion = {1: cv2.COLOR_GRAY2BGR, 4: cv2.COLOR_BGRA2BGR}.get(channels)
+    return None if conversion is None else cv2.cvtColor(image, conversion)

@@ -16,9 +16,10 @@ class Frame:
 
     image: (H, W, 3) uint8 BGR. index: counts from 0 what the source gave, so a
     gap is a dropped frame. time_s: when it was captured, in seconds: from the
-    start of a file, or since 1970 for a live source, on a clock that never
-    jumps. source: the file, image or camera it came from. read_s: when it was
-    read here, on `time.monotonic`.
+    start of a file, or since 1970 for a live source, on a clock that never goes
+    back, nor ahead by more than a second. source: the file, image or camera it came from. read_s: when it was
+    read here, on `time.monotonic`. stream: the name of the stream that it is
+    part of, empty before it is in one.
     """
 
     image: np.ndarray
@@ -26,6 +27,7 @@ class Frame:
     time_s: float
     source: str
     read_s: float = field(default_factory=time.monotonic, compare=False)
+    stream: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ class Event:
     """Something that happened on a stream beside its frames.
 
     kind: `online`, `offline` (detail: reason), `resized` (detail: size_hw),
-    `enter` and `leave` (a zone), `cross` (a line). time_s: on the clock of the
-    stream's frames. detail: plain values, as JSON has them.
+    `ended` (a live stream, by an error; detail: reason), `enter` and `leave` (a
+    zone), `cross` (a line). time_s: on the clock of the stream's frames.
+    detail: plain values, as JSON has them.
     """
 
     kind: str

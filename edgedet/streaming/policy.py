@@ -13,7 +13,11 @@ Kind = Literal["newest", "queue", "every"]
 
 @dataclass(frozen=True)
 class Policy:
-    """newest: a frame not taken in time is dropped. queue: up to `count` wait, the oldest goes. every: one in `count`."""
+    """Which frames are kept.
+
+    newest: a frame not taken in time is dropped. queue: up to `count` wait, the
+    oldest goes. every: one in `count` is wanted, and of those the newest.
+    """
 
     kind: Kind = "newest"
     count: int = 1
@@ -22,6 +26,11 @@ class Policy:
     def room(self) -> int:
         """Frames that may wait."""
         return self.count if self.kind == "queue" else 1
+
+    @property
+    def cause(self) -> str:
+        """Why a frame that waited was dropped."""
+        return "queue" if self.kind == "queue" else "newest"
 
 
 def parse_policy(text: str) -> Policy:

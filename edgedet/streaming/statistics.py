@@ -39,7 +39,9 @@ class Statistics:
     def go_online(self, size_hw: tuple[int, int]) -> bool:
         """Note a frame of this size; whether the stream was not online before."""
         with self._lock:
-            before, self._state, self._reason, self._size_hw = self._state, "online", None, size_hw
+            before = self._state
+            self.reconnects += before == "offline" and self._size_hw is not None
+            self._state, self._reason, self._size_hw = "online", None, size_hw
             return before != "online"
 
     def go_offline(self, reason: str) -> bool:

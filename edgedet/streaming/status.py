@@ -22,10 +22,12 @@ class Percentiles:
 class StreamStatus:
     """One stream's figures at a moment.
 
-    reason: why it is offline. fps: results a second over the last seconds.
+    reason: why it is offline, or ended early. fps: results a second over the last seconds.
     frames: results so far. objects: in the latest result. tracks: ids given so
-    far, None without a tracker. dropped: frames by
-    cause, such as `newest` (a newer one came first) or `corrupt`. sink_dropped:
+    far, None without a tracker. reconnects: how often it came back after it was
+    lost. dropped: frames by cause: `newest` (a newer one came first), `queue` (it
+    was full), `every` and `stride` (not wanted), `corrupt` (no picture), `late`
+    (of a connection that hung and was left behind). sink_dropped:
     frames a sink did not take, by the sink's name. age_ms: from a frame's
     capture to its result. stages_ms: by stage, `wait`, `detect`, `track`. zones:
     tracks in each. lines: crossings so far by line, direction and class.

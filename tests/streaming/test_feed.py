@@ -2,42 +2,19 @@
 
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from live import BOX, Kept, Scripted, nothing, options, run, until_no_thread_is_left
 
 from edgedet.detections import Detections
-from edgedet.errors import SourceError, UsageError
-from edgedet.streaming.feed import FeedOptions
-from edgedet.streaming.frame import Event
+from edgedet.errors import SourceError
 from edgedet.streaming.lane import StreamPlan
 from edgedet.streaming.pipeline import stream
 from edgedet.streaming.policy import Policy
-from edgedet.streaming.sinks.base import Sink
-from edgedet.streaming.sources.base import Timeouts, open_source
-from edgedet.streaming.statistics import Statistics
-
-NONE = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
-BOX = Detections(np.float32([[2, 2, 12, 12]]), np.float32([0.9]), np.zeros(1, np.int32))
-
-
-def nothing(image: np.ndarray) -> Detections:
-    return NONE
-
-
-def options(**changes) -> FeedOptions:
-    return FeedOptions(**{"timeouts": Timeouts(open_s=1.0, read_s=0.4), **changes})
-
-
-def run(address: str, frames: int, *, feed: FeedOptions | None = None):
-    """Frames until there are so many, the events, and the status then."""
-    events: list[Event] = []
-    with stream(address, nothing, feed=feed or options(), on_event=events.append) as found:
-        taken = [frame for frame, _ in (next(found) for _ in range(frames))]
-        return taken, events, found.status()[0]
+from edgedet.streaming.sources.base import Timeouts
 
 
 def test_a_lost_connection_is_opened_again_and_frames_are_numbered_on():
@@ -58,10 +35,19 @@ def test_a_camera_that_hangs_is_noticed_within_the_time_out_and_left_behind():
     assert "no frame for 0.4 s" in offline.detail["reason"]
     assert time.monotonic() - started_s < 2.5  # not the 3 s that the camera hangs
     assert status.reconnects == 1
-    # The thread that hangs ends once the camera wakes.
-    while any(thread.name.startswith("edgedet") for thread in threading.enumerate()):
-        assert time.monotonic() - started_s < 8
-        time.sleep(0.05)
+    until_no_thread_is_left()  # the one that hangs ends once the camera wakes
+
+
+def test_a_frame_of_a_connection_that_was_left_behind_is_counted_and_shown_to_nobody():
+    with stream("fault:freeze@3=0.8:test:64x48@20", nothing, feed=options(policy=Policy("queue", 20))) as found:
+        frames = []
+        while "late" not in found.status()[0].dropped:
+            frames.append(next(found)[0])
+        assert len(frames) < 60
+    indices = [frame.index for frame in frames]
+    assert indices == sorted(set(indices))
+    assert found.status()[0].dropped["late"] == 1
+    until_no_thread_is_left()
 
 
 def test_a_frame_that_is_no_picture_is_dropped_and_counted():
@@ -70,30 +56,31 @@ def test_a_frame_that_is_no_picture_is_dropped_and_counted():
     assert status.dropped == {"corrupt": 1}
 
 
-@pytest.mark.parametrize("jump", [3600, -3600])
+def test_grey_and_four_channel_pictures_become_bgr():
+    grey, four = np.full((4, 6), 9, np.uint8), np.dstack([np.full((4, 6), value, np.uint8) for value in (1, 2, 3, 255)])
+    images = [grey, grey[:, :, None], four, np.zeros((4, 6, 2), np.uint8), grey.astype(np.float32), None]
+    plan = StreamPlan(Scripted(images), feed=options(policy=Policy("queue", 9)))
+    with stream([plan], nothing) as found:
+        pixels = [frame.image[0, 0].tolist() for frame, _ in found]
+        (status,) = found.status()
+    assert pixels == [[9, 9, 9], [9, 9, 9], [1, 2, 3]]
+    assert status.dropped == {"corrupt": 3}
+
+
+def test_a_camera_that_gives_nothing_but_rubbish_is_told_and_not_waited_for():
+    events = []
+    rubbish = (np.zeros((4, 6, 2), np.uint8) for _ in range(10_000))
+    feed = options(timeouts=Timeouts(open_s=0.1, read_s=0.2))
+    with pytest.raises(SourceError, match=r"no frame for 0.3 s; what comes is no picture of 8 bits a colour"):
+        list(stream([StreamPlan(Scripted(rubbish), feed=feed)], nothing, on_event=events.append))
+    assert [event.kind for event in events] == ["ended"]
+    until_no_thread_is_left()
+
+
+@pytest.mark.parametrize("jump", [3600, -3600, -0.5])
 def test_a_clock_that_jumps_does_not_move_the_frames(jump):
     frames, _, _ = run(f"fault:jump@3={jump}:test:64x48@50", 8)
     assert all((np.diff([frame.time_s for frame in frames]) > 0) & (np.diff([frame.time_s for frame in frames]) < 1))
-
-
-class Kept(Sink):
-    """A sink that remembers events and frames."""
-
-    def __init__(self, *, every_s: float = 0.0) -> None:
-        self.events, self.frames, self.every_s = [], [], every_s
-
-    def write(self, frame, detections):
-        time.sleep(self.every_s)
-        self.frames.append((frame, detections))
-
-    def notice(self, event):
-        self.events.append(event)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        pass
 
 
 def test_a_new_size_is_told_and_keeps_the_tracks():
@@ -147,95 +134,25 @@ def test_a_camera_that_never_opened_is_an_error_where_nothing_else_runs():
         next(stream("rtsp://127.0.0.1:9/none", nothing, feed=options()))
 
 
-def test_a_dead_camera_holds_up_no_other():
-    plans = [
-        StreamPlan("rtsp://127.0.0.1:9/none", "dead", feed=options()),
-        StreamPlan("test:64x48@50", "alive", feed=options()),
-    ]
-    started_s = time.monotonic()
-    with stream(plans, nothing) as found:
-        for _ in range(25):
-            next(found)
-        dead, alive = found.status()
-    assert time.monotonic() - started_s < 1.5  # 25 frames at 50 a second, and room for a busy machine
-    assert (dead.state, alive.state) == ("offline", "online")
-    assert "takes no connection" in dead.reason
+def test_no_attempt_is_made_where_none_is_allowed():
+    feed, given = options(max_reconnects=0, policy=Policy("queue", 9)), []
+    found = stream("fault:drop@3:test:64x48@50", nothing, feed=feed)
+    with pytest.raises(SourceError, match="gave up after 0 attempts to reconnect"):
+        given.extend(frame.index for frame, _ in found)
+    assert given == [0, 1, 2]
+    assert found.status()[0].reconnects == 0
 
 
-def test_after_the_allowed_attempts_the_stream_ends_with_the_reason():
-    found = stream("fault:drop@0:test:64x48@50", nothing, feed=options(max_reconnects=2))
-    with pytest.raises(SourceError, match="dropped on purpose"):
-        list(found)
-
-
-def test_streams_share_the_engine_fairly():
-    def slow(image):
-        time.sleep(0.005)
-        return NONE
-
-    plans = [StreamPlan("test:64x48@200", name, feed=options()) for name in ("a", "b", "c")]
-    with stream(plans, slow) as found:
-        for _ in range(150):
-            next(found)
-        counts = [status.frames for status in found.status()]
-    assert min(counts) >= 0.5 * max(counts), counts  # alike, but for when each began; the inbox's own test is exact
-
-
-def test_every_policy_drops_what_it_says():
-    frames, _, status = run("test:64x48@100", 4, feed=options(policy=Policy("every", 5)))
-    assert all(frame.index % 5 == 0 for frame in frames)
-    assert status.dropped["every"] >= 12
-
-
-def test_a_slow_sink_never_slows_a_live_stream():
-    sink = Kept(every_s=0.2)
-    with stream([StreamPlan("test:64x48@50", sinks=[sink], feed=options())], nothing) as found:
-        started_s = time.monotonic()
-        for _ in range(40):
-            next(found)
-        elapsed_s = time.monotonic() - started_s
-        (status,) = found.status()
-    assert elapsed_s < 1.5  # 40 frames at 50 a second, and room for a busy machine
-    assert sum(status.sink_dropped.values()) > 10
-
-
-def test_a_dynamic_batch_is_filled_from_several_streams():
-    sizes = []
-
-    class Batching:
-        slots = 1
-        spec = type("Spec", (), {"batch": None})
-
-        def __call__(self, image):
-            raise NotImplementedError
-
-        def submit(self, image):
-            return self.submit_batch([image])[0]
-
-        def submit_batch(self, images):
-            from concurrent.futures import Future
-
-            sizes.append(len(images))
-            futures = [Future() for _ in images]
-            for future in futures:
-                future.set_result(NONE)
-            return futures
-
-    plans = [StreamPlan("test:64x48@50", name, feed=options()) for name in ("a", "b")]
-    with stream(plans, Batching(), max_wait_ms=15) as found:
-        for _ in range(40):
-            next(found)
-    assert max(sizes) == 2
-
-
-def test_wrong_plans_are_refused_before_anything_starts():
-    with pytest.raises(UsageError, match="two streams are called 'test:'"):
-        stream(["test:", "test:"], nothing)
-    with pytest.raises(UsageError, match="serves one stream"):
-        stream(["test:", "test:64x48@1"], nothing, sinks=[Kept()])
-    for address in ("fault:drop:test:", "fault:melt@3:test:", "fault:freeze@3:test:", "fault:", "test:huge"):
-        with pytest.raises(SourceError, match=r"write|no fault"):
-            open_source(address)
+def test_a_clip_with_faults_plays_at_its_own_pace_as_a_camera_does(write_clip):
+    clip, events = write_clip(frames=12, fps=20.0), []
+    feed = options(policy=Policy("queue", 20))
+    with stream(f"fault:drop@6:{clip}", nothing, feed=feed, on_event=events.append) as found:
+        frames = [next(found)[0] for _ in range(12)]
+    assert [event.kind for event in events][:3] == ["online", "offline", "online"]
+    steps_s = np.diff([frame.time_s for frame in frames])
+    np.testing.assert_allclose(steps_s[[0, 1, 2, 3, 4, 7, 8, 9]], 0.05, atol=0.03)  # 20 frames a second
+    assert frames[0].time_s == pytest.approx(time.time(), abs=10)
+    assert all(0 <= frame.time_s - (time.time() - time.monotonic() + frame.read_s) + 0.2 < 0.4 for frame in frames)
 
 
 SOAK = """
@@ -248,7 +165,7 @@ from edgedet.streaming.pipeline import stream
 from edgedet.streaming.policy import Policy
 
 box = Detections(np.float32([[2, 2, 12, 12]]), np.float32([0.9]), np.zeros(1, np.int32))
-address = "fault:corrupt@100,resize@2500,jump@4000=60:test:64x48@0"
+address = "fault:corrupt@100,resize@2500,jump@4000=60,drop@9000:test:64x48@999"
 plan = StreamPlan(address, tracker="bytetrack", feed=FeedOptions(policy=Policy("queue", 4)))
 with stream([plan], lambda image: box) as found:
     for count in range(1, 100_001):
@@ -265,11 +182,3 @@ def test_a_hundred_thousand_frames_take_no_more_memory_than_ten_thousand():
     ended = subprocess.run([sys.executable, "-c", SOAK], capture_output=True, text=True, check=True)
     tenth, whole = map(int, ended.stdout.split())
     assert whole <= 1.02 * tenth
-
-
-def test_percentiles_are_of_the_latest_thousand_frames():
-    statistics = Statistics("cam")
-    for age_ms in [1e6] * 50 + list(range(1000)):
-        statistics.result(NONE, float(age_ms), {"detect": 1.0})
-    age = statistics.status().age_ms
-    assert (age.p50, age.p95) == (pytest.approx(499.5), pytest.approx(949.05))

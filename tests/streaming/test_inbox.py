@@ -81,3 +81,7 @@ def test_policies_are_read_as_they_are_written():
     for text in ("queue", "every 0", "oldest", ""):
         with pytest.raises(UsageError, match="newest, queue N or every K"):
             parse_policy(text)
+
+
+def test_a_displaced_frame_is_counted_by_what_displaced_it():
+    assert [Policy(kind, 3).cause for kind in ("newest", "queue", "every")] == ["newest", "queue", "newest"]
