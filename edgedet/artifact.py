@@ -94,16 +94,16 @@ def output_errors(where: Path | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         reasons = {
-            errno.ENOSPC: "the disk is full; free some space or choose another --out",
-            errno.EDQUOT: "the disk quota is used up; free some space or choose another --out",
-            errno.EACCES: "permission denied; choose another --out",
-            errno.EPERM: "permission denied; choose another --out",
-            errno.EROFS: "the file system is read-only; choose another --out",
-            errno.ENOENT: "a folder of this path does not exist and cannot be made; choose another --out",
+            errno.ENOSPC: "the disk is full; free some space or choose another place",
+            errno.EDQUOT: "the disk quota is used up; free some space or choose another place",
+            errno.EACCES: "permission denied; choose another place",
+            errno.EPERM: "permission denied; choose another place",
+            errno.EROFS: "the file system is read-only; choose another place",
+            errno.ENOENT: "a folder of this path does not exist and cannot be made; choose another place",
             errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
-            errno.ENOTDIR: "a part of this path is a file; choose another --out",
-            errno.EEXIST: "a file stands where a folder is needed; choose another --out",
-            errno.EISDIR: "a folder stands where the file should go; choose another --out",
+            errno.ENOTDIR: "a part of this path is a file; choose another place",
+            errno.EEXIST: "a file stands where a folder is needed; choose another place",
+            errno.EISDIR: "a folder stands where the file should go; choose another place",
         }
         if error.errno not in reasons:
             raise

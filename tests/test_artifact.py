@@ -76,21 +76,21 @@ def test_a_full_disk_is_said_and_leaves_what_stood_there(small_disk):
 
 def test_a_read_only_disk_is_said(small_disk):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(OutputError, match="the file system is read-only; choose another --out"):
+    with pytest.raises(OutputError, match="the file system is read-only; choose another place"):
         write_text(small_disk / "a.txt", "new")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root ignores file modes")
 def test_a_folder_without_permission_is_said(tmp_path):
     (tmp_path / "closed").mkdir(mode=0o500)
-    with pytest.raises(OutputError, match="permission denied; choose another --out"):
+    with pytest.raises(OutputError, match="permission denied; choose another place"):
         write_text(tmp_path / "closed/a.txt", "new")
 
 
 @pytest.mark.parametrize("below", ["file/a.txt", "file/deeper/a.txt"])
 def test_a_path_below_a_file_is_said(tmp_path, below):
     (tmp_path / "file").write_text("old")
-    with pytest.raises(OutputError, match=r"cannot be written: .* is .*; choose another --out|stands where a folder is needed"):
+    with pytest.raises(OutputError, match=r"cannot be written: .* is .*; choose another place|stands where a folder is needed"):
         write_text(tmp_path / below, "new")
     assert (tmp_path / "file").read_text() == "old"
 

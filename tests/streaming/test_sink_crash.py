@@ -26,17 +26,20 @@ STREAM = """
 import sys
 import numpy as np
 from edgedet.detections import Detections
-from edgedet.streaming.frame import Frame
+from edgedet.streaming.frame import Event, Frame
 from edgedet.streaming.sinks.base import open_sink
 
-folder, live = sys.argv[1], sys.argv[2] == "live"
+folder, live, changing = sys.argv[1], sys.argv[2] != "file", sys.argv[2] == "changing"
 sinks = [open_sink(kind, f"{folder}/out.{end}", classes=["a"], fps=25, live=live)
          for kind, end in (("video", "mp4"), ("jsonl", "jsonl"), ("csv", "csv"), ("mot", "txt"))]
 box = Detections(np.float32([[1, 2, 3, 4]]), np.float32([0.5]), np.int32([0]))
 for index in range(100_000):
-    frame = Frame(np.full((120, 160, 3), 40 + index % 160, np.uint8), index, index / 25, "test")
+    size = (240, 320) if changing and index % 80 >= 40 else (120, 160)
+    frame = Frame(np.full((*size, 3), 40 + index % 160, np.uint8), index, index / 25, "test")
     for sink in sinks:
         sink.write(frame, box)
+    if changing and index % 60 == 59:
+        sinks[0].notice(Event("offline", "test", index / 25, {"reason": "cable"}))
     print(index, flush=True)
 """
 
@@ -53,7 +56,7 @@ def frames_of(path: Path, *, fps: float | None = FPS) -> tuple[list[int], list[f
     return greys, times_s
 
 
-@pytest.mark.parametrize(("mode", "name"), [("live", "out"), ("file", "out.part")])
+@pytest.mark.parametrize(("mode", "name"), [("live", "out"), ("file", "out.part"), ("changing", "out")])
 def test_all_but_the_last_second_of_video_and_every_line_survive_kill_9(tmp_path_factory, tmp_path: Path, mode: str, name: str):
     surroundings = os.environ | {"TMPDIR": str(tmp_path_factory.mktemp("scratch"))}
     command = [sys.executable, "-c", STREAM, str(tmp_path), mode]
@@ -71,6 +74,9 @@ def test_all_but_the_last_second_of_video_and_every_line_survive_kill_9(tmp_path
     assert written - FPS - 1 <= len(greys) <= written + 1
     np.testing.assert_allclose(greys, 40 + np.arange(len(greys)) % 160, atol=6)  # MPEG-4's loss; frames are 1 apart
     np.testing.assert_allclose(times_s, np.arange(len(greys)) / FPS, atol=1e-3)
+    if ffmpeg := shutil.which("ffmpeg"):
+        play = [ffmpeg, "-v", "warning", "-i", str(tmp_path / f"{name}.mp4"), "-f", "null", "-"]
+        assert subprocess.run(play, capture_output=True, text=True, check=True).stderr == ""
     lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()[:written]
     assert [json.loads(line)["frame"] for line in lines] == list(range(written))
     assert len((tmp_path / f"{name}.csv").read_text().splitlines()) >= 1 + written

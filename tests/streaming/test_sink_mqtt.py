@@ -116,14 +116,14 @@ def test_frames_with_objects_events_and_availability_are_published(broker: Broke
         write(sink, 3, 4, objects=Detections.empty())
         sink.notice(Event("offline", "cam1", 0.5, {"reason": "killed"}))
         sink.notice(Event("online", "cam1", 0.7))
-    until(lambda: len(listener.at("/availability")) == 4)
+    until(lambda: len(listener.at("/availability")) == 5)
     listener.stop()
     assert listener.frames() == [1, 2, 3]
     first, _, third = map(json.loads, listener.at(""))
     assert first["objects"] == [{"box": [10.13, 20.0, 50.5, 60.0], "score": 0.8765, "label": 1, "class": "dog"}]
     assert third["objects"] == []  # they are gone
     assert [json.loads(payload)["event"] for payload in listener.at("/events")] == ["offline", "online"]
-    assert listener.at("/availability") == ["online", "offline", "online", "offline"]
+    assert listener.at("/availability") == ["offline", "online", "offline", "online", "offline"]
     assert sink.dropped == 0
     late = Listener(broker.port)
     until(lambda: late.got)
@@ -133,13 +133,13 @@ def test_frames_with_objects_events_and_availability_are_published(broker: Broke
 
 def test_a_crash_is_told_by_the_last_will(broker: Broker):
     listener = Listener(broker.port)
-    program = "import sys, time\nfrom edgedet.streaming.sinks.mqtt import MqttSink\n"
-    program += "sink = MqttSink(sys.argv[1], classes=[])\ntime.sleep(60)"
+    program = "import sys, time\nfrom edgedet.streaming.frame import Event\nfrom edgedet.streaming.sinks.mqtt import MqttSink\n"
+    program += "sink = MqttSink(sys.argv[1], classes=[])\nsink.notice(Event('online', 'cam1', 0.0))\ntime.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", program, broker.url])
-    until(lambda: listener.at("/availability") == ["online"])
+    until(lambda: listener.at("/availability") == ["offline", "online"])
     process.send_signal(signal.SIGKILL)
     process.wait()
-    until(lambda: listener.at("/availability") == ["online", "offline"])
+    until(lambda: listener.at("/availability") == ["offline", "online", "offline"])
     listener.stop()
 
 
@@ -225,6 +225,51 @@ def test_a_login_is_given_and_a_wrong_one_refused_without_telling_it(mosquitto: 
         assert "wrong" not in str(refused.value)
     finally:
         broker.kill()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> list[str]:
+    """mosquitto's lines for TLS with a certificate for 127.0.0.1 that signs itself, at tmp_path / "own.pem"."""
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("openssl is not installed: apt-get install openssl")
+    key, own = tmp_path / "key.pem", tmp_path / "own.pem"
+    made = [program, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    made += ["-subj", "/CN=broker", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(own)]
+    subprocess.run(made, check=True, capture_output=True)
+    return ["allow_anonymous true", f"certfile {own}", f"keyfile {key}"]
+
+
+def test_over_tls_a_broker_is_taken_whose_certificate_is_trusted_and_no_other(
+    mosquitto: str, certificate: list[str], tmp_path: Path, monkeypatch
+):
+    broker = Broker(mosquitto, tmp_path, *certificate)
+    try:
+        address = broker.url.replace("mqtt://", "mqtts://camera:secret@")
+        with pytest.raises(
+            OutputError, match=r"not trusted \(.*self.signed.*\); name its authority's file in SSL_CERT_FILE"
+        ) as no:
+            MqttSink(address, classes=[])
+        assert "secret" not in str(no.value)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "own.pem"))
+        with MqttSink(address, classes=[]) as sink:
+            write(sink, 1, 2)
+        assert sink.dropped == 0
+        monkeypatch.setattr(mqtt, "CONNECT_S", 0.5)
+        with pytest.raises(OutputError, match=r"no MQTT answer within|no broker there"):
+            MqttSink(broker.url, classes=[])
+    finally:
+        broker.kill()
+
+
+def test_a_broker_without_tls_is_refused_where_tls_is_asked_for(broker: Broker):
+    with pytest.raises(OutputError, match=r"mqtts://127\.0\.0\.1:\d+/edgedet/front: no TLS there .* write mqtt://"):
+        MqttSink(broker.url.replace("mqtt://", "mqtts://"), classes=[])
+
+
+def test_the_port_of_an_address_without_one_is_the_scheme_s_own():
+    assert str(mqtt._address("mqtt://user:secret@box/a/b")) == "mqtt://box:1883/a/b"
+    assert str(mqtt._address("mqtts://box/a")) == "mqtts://box:8883/a"
 
 
 def test_the_end_does_not_wait_long_for_a_dead_broker(broker: Broker, monkeypatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgedet.errors import OutputError, UsageError
-from edgedet.streaming.sinks.base import kinds, open_sink
+from edgedet.streaming.sinks.base import check_target, kinds, open_sink
 from edgedet.streaming.sinks.output import OutputFile
 
 
@@ -71,6 +71,24 @@ def test_live_a_recording_of_before_is_moved_aside_at_the_first_write(tmp_path: 
     assert [path.read_text() for path in kept] == ["first", "second"]
     assert all(path.name.startswith("out.20231114-") or path.name.startswith("out.20231115-") for path in kept)
     assert target.read_text() == "new"
+
+
+def test_live_a_first_write_that_fails_halfway_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    target = tmp_path / "out.txt"
+    target.write_text("of yesterday")
+    output = OutputFile(target, live=True)
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("edgedet.streaming.sinks.output._opened_alone", full)
+        with pytest.raises(OutputError, match="the disk is full"):
+            output.write(b"lost\n")
+    output.write(b"kept\n")
+    output.finish(None)
+    assert target.read_text() == "kept\n"
+    assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["kept\n", "of yesterday"]
 
 
 def test_live_without_a_frame_nothing_is_left_and_nothing_lost(tmp_path: Path):
@@ -138,10 +156,13 @@ def test_every_kind_is_listed_and_another_is_refused():
         ("mot", "out.csv", "out.csv: MOTChallenge text is written as .txt"),
         ("contact_sheet", "out.jpg", "out.jpg: a contact sheet is written as .png"),
         ("webhook", "example.com/hook", "a webhook is http://HOST/PATH"),
-        ("webhook", "http://example.com:port/", "not a URL"),
+        ("webhook", "http://user:secret@example.com:port/", "http://example.com:port/: not a URL"),
+        ("webhook", "ftp://user:secret@example.com/", "ftp://example.com/: a webhook is http://HOST/PATH"),
+        ("webhook", "http://example.com/tür", "a URL has neither spaces nor accents"),
+        ("webhook", "http://example.com/a b", "a URL has neither spaces nor accents"),
         ("mqtt", "http://localhost/topic", "an MQTT target is mqtt://"),
         ("mqtt", "mqtt://localhost", "an MQTT target is mqtt://"),
-        ("mqtt", "mqtt://localhost:99999/topic", "an MQTT target is mqtt://"),
+        ("mqtt", "mqtt://user:secret@localhost:99999/topic", "mqtt://localhost:99999/topic: no host, or no port"),
         ("mqtt", "mqtt://localhost/cameras/#", "name one topic"),
     ],
 )
@@ -150,6 +171,10 @@ def test_a_wrong_target_is_one_message_and_leaves_nothing(tmp_path: Path, monkey
     with pytest.raises(UsageError) as refused:
         open_sink(kind, target, classes=[], fps=None)
     assert message in str(refused.value)
+    assert "secret" not in str(refused.value)
+    with pytest.raises(UsageError) as unopened:
+        check_target(kind, target)
+    assert str(unopened.value) == str(refused.value)
     assert names(tmp_path) == []
 
 

@@ -20,7 +20,7 @@ WITHOUT_IDS = Detections(TWO.boxes, TWO.scores, TWO.labels)
 
 
 def frame(index: int) -> Frame:
-    return Frame(IMAGE, index, index / 10, "front, door")
+    return Frame(IMAGE, index, index / 10, "front, door", stream="cam1")
 
 
 def test_csv_is_read_by_pandas_as_it_was_found(tmp_path: Path):
@@ -35,6 +35,7 @@ def test_csv_is_read_by_pandas_as_it_was_found(tmp_path: Path):
     objects = table[table["kind"] == "object"]
     assert objects["frame"].tolist() == [7, 7, 8, 8]
     assert objects["time_s"].tolist() == [0.7, 0.7, 0.8, 0.8]
+    assert table["stream"].unique().tolist() == ["cam1"]
     assert objects["source"].unique().tolist() == ["front, door"]
     assert objects["class"].tolist() == ['a "dog"', "cat"] * 2
     assert objects["label"].tolist() == [1, 0] * 2
@@ -42,7 +43,7 @@ def test_csv_is_read_by_pandas_as_it_was_found(tmp_path: Path):
     np.testing.assert_allclose(objects[["x1", "y1", "x2", "y2"]], np.tile(TWO.boxes, (2, 1)), atol=0.0051)  # two decimals
     np.testing.assert_allclose(objects["score"], np.tile(TWO.scores, 2), atol=5.1e-5)
     event = table[table["kind"] == "cross"].iloc[0]
-    assert (event["source"], event["time_s"]) == ("cam1", 0.75)
+    assert (event["stream"], event["time_s"]) == ("cam1", 0.75)
     assert json.loads(event["detail"]) == {"line": "gate", "track_id": 3}
 
 

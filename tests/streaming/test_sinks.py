@@ -128,6 +128,7 @@ def test_a_json_line_says_what_was_found(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     box = {"box": [10.13, 20.0, 50.5, 60.0], "score": 0.8765, "label": 1, "class": "dog"}
     assert lines[0] == {
+        "stream": "",
         "source": "clip.mp4",
         "frame": 7,
         "time_s": 0.7,

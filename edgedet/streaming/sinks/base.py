@@ -18,8 +18,10 @@ class Sink(Protocol):
     """Takes what a stream finds. Making one opens it, so a place that cannot be written is known before any work.
 
     Every file of this folder is a kind of sink: its `open(target, classes=…,
-    fps=…, live=…)` makes one. Leaving its context closes it; leaving twice
-    does no harm. One that sends to a server counts what it gave up in `dropped`.
+    fps=…, live=…)` makes one, and its `check(target)`, where it has one, refuses
+    what can be seen to be wrong without opening anything. Leaving a sink's context
+    closes it; leaving twice does no harm. One that sends to a server counts what it
+    gave up in `dropped`.
     """
 
     def write(self, frame: Frame, detections: Detections) -> None:
@@ -39,11 +41,19 @@ def kinds() -> list[str]:
     return [name for name in plugins.names("edgedet.streaming.sinks") if name not in _PARTS]
 
 
+def check_target(kind: str, target: str) -> None:
+    """Refuse a target that no sink of this kind can have."""
+    module = plugins.find("edgedet.streaming.sinks", kind)
+    if hasattr(module, "check"):
+        module.check(target)
+
+
 def open_sink(kind: str, target: str, *, classes: Sequence[str], fps: float | None, live: bool = False) -> Sink:
     """The open sink of this kind.
 
     target: where it writes: a file, a folder, an address, a window's title.
-    classes: names, in label order. fps: nominal rate of the frames, None where
+    classes: names, in label order; a list that is empty may still be filled before
+    the first frame, so that sinks can be opened before the model. fps: nominal rate of the frames, None where
     unknown. live: the stream has no end of its own (`Source.live`): its files
     stand under their own names from the first frame on, see
     docs/decisions/0006-stream-outputs.md.

@@ -10,15 +10,20 @@ import cv2
 import numpy as np
 
 from edgedet.detections import Detections
-from edgedet.errors import OutputError, UsageError
+from edgedet.errors import OutputError
 from edgedet.letterbox import Letterbox
 from edgedet.streaming.frame import Frame
 from edgedet.streaming.overlay import draw
 from edgedet.streaming.sinks.base import Sink
-from edgedet.streaming.sinks.output import OutputFile
+from edgedet.streaming.sinks.output import OutputFile, require_suffix
 
 COLUMNS, ROWS, GAP = 3, 4, 6
 TILE_WIDTH = 480
+
+
+def check(target: str) -> None:
+    """Refuse a file name of another kind."""
+    require_suffix(target, ".png", "a contact sheet is")
 
 
 def open(target: str, *, classes: Sequence[str], fps: float | None, live: bool = False) -> ContactSheetSink:
@@ -33,8 +38,7 @@ class ContactSheetSink(Sink):
     """
 
     def __init__(self, path: Path, *, classes: Sequence[str]) -> None:
-        if path.suffix.lower() != ".png":
-            raise UsageError(f"{path}: a contact sheet is written as .png; name the file so")
+        check(str(path))
         self._classes = classes
         self._output = OutputFile(path, live=False)
         self._fit: Letterbox | None = None

@@ -45,24 +45,26 @@ class JsonLinesSink(Sink):
 def record(frame: Frame, detections: Detections, classes: Sequence[str]) -> dict[str, Any]:
     """What is known of one frame, as plain values.
 
-    size: width and height, pixels. box: xyxy in original-image pixels, two
+    stream: its name, as events have it. size: width and height, pixels. box: xyxy in original-image pixels, two
     decimals. label: index into the classes, class: its name. track_id: only
     where a tracker ran.
     """
+    columns = (detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist())
     objects = [
         {
-            "box": [round(float(v), 2) for v in detections.boxes[i]],
-            "score": round(float(detections.scores[i]), 4),
-            "label": int(detections.labels[i]),
-            "class": class_name(classes, int(detections.labels[i])),
+            "box": [round(side, 2) for side in box],
+            "score": round(score, 4),
+            "label": label,
+            "class": class_name(classes, label),
         }
-        for i in range(len(detections))
+        for box, score, label in zip(*columns, strict=True)
     ]
     if detections.track_ids is not None:
         for entry, track_id in zip(objects, detections.track_ids, strict=True):
             entry["track_id"] = int(track_id)
     height, width = frame.image.shape[:2]
     return {
+        "stream": frame.stream,
         "source": frame.source,
         "frame": frame.index,
         "time_s": round(frame.time_s, 4),

@@ -7,10 +7,14 @@ from pathlib import Path
 from types import TracebackType
 
 from edgedet.detections import Detections
-from edgedet.errors import UsageError
 from edgedet.streaming.frame import Frame
 from edgedet.streaming.sinks.base import Sink
-from edgedet.streaming.sinks.output import OutputFile
+from edgedet.streaming.sinks.output import OutputFile, require_suffix
+
+
+def check(target: str) -> None:
+    """Refuse a file name of another kind."""
+    require_suffix(target, ".txt", "MOTChallenge text is")
 
 
 def open(target: str, *, classes: Sequence[str], fps: float | None, live: bool = False) -> MotSink:
@@ -27,8 +31,7 @@ class MotSink(Sink):
     """
 
     def __init__(self, path: Path, *, live: bool = False) -> None:
-        if path.suffix.lower() != ".txt":
-            raise UsageError(f"{path}: MOTChallenge text is written as .txt; name the file so")
+        check(str(path))
         self._output = OutputFile(path, live=live)
 
     def write(self, frame: Frame, detections: Detections) -> None:

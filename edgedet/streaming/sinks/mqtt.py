@@ -1,8 +1,9 @@
-"""MQTT: JSON to a broker."""
+"""MQTT: JSON to a broker, encrypted or not."""
 
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Sequence
 from types import TracebackType
@@ -15,6 +16,7 @@ from edgedet.streaming.frame import Event, Frame
 from edgedet.streaming.sinks.base import Sink
 from edgedet.streaming.sinks.jsonl import event_record, record
 from edgedet.streaming.sinks.outbox import SIZE, Outbox
+from edgedet.streaming.sources.base import public_name
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
@@ -23,10 +25,16 @@ CONNECT_S = 5.0
 KEEPALIVE_S = 15
 _UNACKNOWLEDGED = 20  # most messages sent and not yet confirmed
 _ACKNOWLEDGE_S = 1.0
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+
+def check(target: str) -> None:
+    """Refuse what is no address of a topic."""
+    _address(target)
 
 
 def open(target: str, *, classes: Sequence[str], fps: float | None, live: bool = False) -> MqttSink:
-    """A sink that publishes at `target`, mqtt://[USER:PASSWORD@]HOST[:PORT]/TOPIC."""
+    """A sink that publishes at `target`, mqtt://[USER:PASSWORD@]HOST[:PORT]/TOPIC, or mqtts:// over TLS."""
     return MqttSink(target, classes=classes)
 
 
@@ -35,17 +43,17 @@ class MqttSink(Sink):
 
     Frames without objects are not published, but the first one after objects:
     it says that they are gone. At TOPIC/availability stands, retained, `online`
-    while results come, `offline` while the camera is lost, after the end, and,
-    as the connection's last will, after a crash. Quality of service 1: nothing
-    is lost while the buffer lasts, and after a reconnection a message may come
-    twice. A broker that is absent at the start is an error; one that goes away
+    while results come, `offline` before the first, while the camera is lost, after
+    the end, and, as the connection's last will, after a crash. Quality of service 1:
+    nothing is lost while the buffer lasts, and after a reconnection a message may
+    come twice. A broker that is absent at the start is an error; one that goes away
     later is tried again until it is back.
     """
 
     def __init__(self, url: str, *, classes: Sequence[str], size: int = SIZE) -> None:
         address = _address(url)
         self._topic, self._classes, self._objects_there = address.topic, classes, False
-        self._availability = "online"
+        self._availability, self._begun = "offline", False
         self._room = threading.Semaphore(_UNACKNOWLEDGED)
         self._client = self._connected(address)
         self._outbox: Outbox[tuple[str, str, bool]] = Outbox(str(address), self._publish, size=size)
@@ -60,6 +68,9 @@ class MqttSink(Sink):
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Publish the frame's record."""
+        if not self._begun:  # a file's stream has no event that says so
+            self._begun, self._availability = True, "online"
+            self._tell_availability()
         if len(detections) or self._objects_there:
             self._outbox.put((self._topic, json.dumps(record(frame, detections, self._classes)), False))
         self._objects_there = bool(len(detections))
@@ -67,8 +78,8 @@ class MqttSink(Sink):
     def notice(self, event: Event) -> None:
         """Publish the event's record; while the camera is lost, the stream is not available."""
         self._outbox.put((f"{self._topic}/events", json.dumps(event_record(event)), False))
-        if event.kind in ("online", "offline"):
-            self._availability = event.kind
+        if event.kind in ("online", "offline", "ended"):
+            self._begun, self._availability = True, "online" if event.kind == "online" else "offline"
             self._tell_availability()
 
     def _tell_availability(self) -> None:
@@ -88,6 +99,8 @@ class MqttSink(Sink):
         client = paho.Client(paho.CallbackAPIVersion.VERSION2)
         if address.user is not None:
             client.username_pw_set(address.user, address.password)
+        if address.scheme == "mqtts":
+            client.tls_set()  # the system's authorities, or those of the file that SSL_CERT_FILE names
         client.will_set(f"{address.topic}/availability", "offline", qos=1, retain=True)
         client.reconnect_delay_set(1, 8)
         client.connect_timeout = CONNECT_S
@@ -103,16 +116,15 @@ class MqttSink(Sink):
         try:
             client.connect(address.host, address.port, KEEPALIVE_S)
         except OSError as error:
-            raise OutputError(
-                f"{address}: no broker there ({error.strerror or error}); start it, or check the address"
-            ) from error
+            raise OutputError(f"{address}: {_why_not(error, address.scheme)}") from error
         client.loop_start()
         answered.wait(CONNECT_S)
         if not answers or answers[0].is_failure:
             client.disconnect()
             client.loop_stop()
             why = f"the broker refuses: {answers[0]}" if answers else f"no MQTT answer within {CONNECT_S:.0f} s"
-            raise OutputError(f"{address}: {why}; check port, user and password, as in mqtt://USER:PASSWORD@HOST:1883/TOPIC")
+            form = f"{address.scheme}://USER:PASSWORD@HOST:{_PORTS[address.scheme]}/TOPIC"
+            raise OutputError(f"{address}: {why}; check port, user and password, as in {form}")
         return client
 
     def _on_reconnect(self, client: Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
@@ -141,6 +153,7 @@ class MqttSink(Sink):
 class _Address(NamedTuple):
     """Where to publish; as text it is without the login."""
 
+    scheme: str
     host: str
     port: int
     topic: str
@@ -148,21 +161,32 @@ class _Address(NamedTuple):
     password: str
 
     def __str__(self) -> str:
-        return f"mqtt://{self.host}:{self.port}/{self.topic}"
+        return f"{self.scheme}://{self.host}:{self.port}/{self.topic}"
 
 
 def _address(url: str) -> _Address:
-    """The parts of mqtt://[USER:PASSWORD@]HOST[:PORT]/TOPIC."""
-    form = "an MQTT target is mqtt://[USER:PASSWORD@]HOST[:PORT]/TOPIC"
+    """The parts of mqtt[s]://[USER:PASSWORD@]HOST[:PORT]/TOPIC."""
+    form = "an MQTT target is mqtt://[USER:PASSWORD@]HOST[:PORT]/TOPIC, or mqtts:// over TLS"
+    shown = public_name(url)
     try:
         parts = urlsplit(url, allow_fragments=False)
-        port = parts.port or 1883
+        port = parts.port or _PORTS.get(parts.scheme, 0)
     except ValueError as error:
-        raise UsageError(f"{url}: {error}; {form}") from error
+        raise UsageError(f"{shown}: no host, or no port from 1 to 65535; {form}") from error
     topic = unquote(parts.path.strip("/"))
-    shown = url if parts.username is None else f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}{parts.path}"
-    if parts.scheme != "mqtt" or not parts.hostname or not topic:
+    if parts.scheme not in _PORTS or not parts.hostname or not topic:
         raise UsageError(f"{shown}: {form}")
     if set(topic) & set("+#\0"):
         raise UsageError(f"{shown}: + and # subscribe to many topics, none can be published to; name one topic")
-    return _Address(parts.hostname, port, topic, parts.username and unquote(parts.username), unquote(parts.password or ""))
+    user = parts.username and unquote(parts.username)
+    return _Address(parts.scheme, parts.hostname, port, topic, user, unquote(parts.password or ""))
+
+
+def _why_not(error: OSError, scheme: str) -> str:
+    """Why there is no connection, and what mends it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the broker's certificate is not trusted ({error.verify_message}); name its authority's file in SSL_CERT_FILE"
+    if scheme == "mqtts" and isinstance(error, (ssl.SSLError, ConnectionResetError)):
+        why = getattr(error, "reason", None) or error.strerror
+        return f"no TLS there ({why}); check the port, or write mqtt:// where the broker does without"
+    return f"no broker there ({error.strerror or error}); start it, or check the address"

@@ -97,7 +97,8 @@ class Outbox(Generic[Message]):
             console.say(f"{self._name}: {error}; trying again, the newest {self._size} messages are kept")
 
     def _give_up(self, error: OutputError) -> None:
-        self.dropped += 1
+        with self._changed:
+            self.dropped += 1
         if not self._refused:
             self._refused = True
             console.say(f"{self._name}: {error}")

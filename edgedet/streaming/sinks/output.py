@@ -9,7 +9,7 @@ from io import FileIO
 from pathlib import Path
 
 from edgedet import artifact
-from edgedet.errors import OutputError
+from edgedet.errors import OutputError, UsageError
 
 try:
     import fcntl
@@ -55,8 +55,9 @@ class OutputFile:
 
     def _begin(self) -> None:
         """Make room for the first write: what a killed run left half is emptied, a recording of before moved aside."""
-        if self._live and self.path.stat().st_size:
+        if self._live and self.path.exists() and self.path.stat().st_size:
             self.path.rename(_aside(self.path))
+        if not self.path.exists():  # moved aside now, or in an attempt that failed after that
             self._file.close()
             self._file = _opened_alone(self.path)
         self._file.truncate(0)
@@ -85,6 +86,12 @@ class OutputFile:
         for folder in self._made:
             with suppress(OSError):  # something else is in it by now
                 folder.rmdir()
+
+
+def require_suffix(target: str | Path, suffix: str, what: str) -> None:
+    """Refuse a file name that does not end in the suffix. what: what is written, as in `video is`."""
+    if Path(target).suffix.lower() != suffix:
+        raise UsageError(f"{target}: {what} written as {suffix}; name the file so")
 
 
 def _opened_alone(path: Path) -> FileIO:

@@ -12,18 +12,23 @@ import numpy as np
 
 from edgedet import artifact
 from edgedet.detections import Detections
-from edgedet.errors import OutputError, UsageError
+from edgedet.errors import OutputError
 from edgedet.letterbox import Letterbox
 from edgedet.streaming.frame import Event, Frame
 from edgedet.streaming.overlay import Annotator
 from edgedet.streaming.quiet import quiet_opencv
 from edgedet.streaming.sinks import fragments
 from edgedet.streaming.sinks.base import Sink
-from edgedet.streaming.sinks.output import OutputFile
+from edgedet.streaming.sinks.output import OutputFile, require_suffix
 
 _CLIP_S = 1.0  # what a crash may cost, and the longest a frame is shown
 _SHORTEST_S = 0.001  # a frame is shown, also where a clock stands still or jumps back
 _CODECS = ("avc1", "mp4v")  # H.264, which browsers play, where this OpenCV can encode it
+
+
+def check(target: str) -> None:
+    """Refuse a file name of another kind."""
+    require_suffix(target, ".mp4", "video is")
 
 
 def open(target: str, *, classes: Sequence[str], fps: float | None, live: bool = False) -> VideoSink:
@@ -40,8 +45,7 @@ class VideoSink(Sink):
     """
 
     def __init__(self, path: Path, *, classes: Sequence[str], fps: float | None, live: bool = False) -> None:
-        if path.suffix.lower() != ".mp4":
-            raise UsageError(f"{path}: video is written as .mp4; name the file so")
+        check(str(path))
         self._annotate = Annotator(classes)
         self._recording = _Recording(path, fps=fps or 25.0, live=live)
         self._fit: Letterbox | None = None
@@ -57,7 +61,7 @@ class VideoSink(Sink):
 
     def notice(self, event: Event) -> None:
         """Put what there is on the disk when the camera is lost: nobody knows what comes next."""
-        if event.kind == "offline":
+        if event.kind in ("offline", "ended"):
             self._recording.cut()
 
     def __enter__(self) -> VideoSink:

@@ -18,9 +18,15 @@ from edgedet.streaming.frame import Event, Frame
 from edgedet.streaming.sinks.base import Sink
 from edgedet.streaming.sinks.jsonl import event_record, record
 from edgedet.streaming.sinks.outbox import SIZE, Outbox
+from edgedet.streaming.sources.base import public_name
 
 TIMEOUT_S = 5.0
 _TRY_AGAIN = (408, 425, 429)  # and every 5xx
+
+
+def check(target: str) -> None:
+    """Refuse what is no address to post to."""
+    _split_login(target)
 
 
 def open(target: str, *, classes: Sequence[str], fps: float | None, live: bool = False) -> WebhookSink:
@@ -33,14 +39,15 @@ class WebhookSink(Sink):
 
     Frames without objects are not posted, but the first one after objects: it says that they are gone. A server
     that is absent, hangs or answers 5xx is tried again; another refusal gives the message up. At the start nothing
-    is sent, so an absent server is no error.
+    is sent, so an absent server is no error. What is told on stderr names the host
+    alone: the path of a webhook is often its password.
     """
 
     def __init__(self, url: str, *, classes: Sequence[str], timeout_s: float = TIMEOUT_S, size: int = SIZE) -> None:
         self._url, self._headers = _split_login(url)
         self._classes, self._timeout_s = classes, timeout_s
         self._opener = urllib.request.build_opener(_NoRedirect)
-        self._outbox = Outbox(self._url, self._post, size=size)
+        self._outbox = Outbox(_shown(self._url), self._post, size=size)
         self._objects_there = False
 
     @property
@@ -95,10 +102,18 @@ def _split_login(url: str) -> tuple[str, dict[str, str]]:
         host = parts.hostname and parts.netloc.rpartition("@")[2]
         _ = parts.port
     except ValueError as error:
-        raise UsageError(f"{url}: not a URL: {error}") from error
+        raise UsageError(f"{public_name(url)}: not a URL; a webhook is http://HOST[:PORT]/PATH") from error
     if parts.scheme not in ("http", "https") or not host:
-        raise UsageError(f"{url}: a webhook is http://HOST/PATH or https://HOST/PATH")
+        raise UsageError(f"{public_name(url)}: a webhook is http://HOST/PATH or https://HOST/PATH")
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise UsageError(f"{public_name(url)}: a URL has neither spaces nor accents; write them as %20 and the like")
     if parts.username is not None:
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
     return urlunsplit(parts._replace(netloc=host)), headers
+
+
+def _shown(url: str) -> str:
+    """The address as far as it is no secret: scheme, host and port."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}" + ("/…" if parts.path.strip("/") or parts.query else "")
