@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from web_client import get
 
@@ -24,6 +25,8 @@ FULL = StreamStatus(
     sink_dropped={"mqtt": 5},
     age_ms=Percentiles(30.0, 50.0, 80.0),
     stages_ms={"detect": Percentiles(20.0, 25.0, 31.5)},
+    zones={"yard": 2, "door": 0},
+    lines={"kerb": {"left": {}, "right": {"person": 5, "car": 1}}},
 )
 
 
@@ -55,6 +58,10 @@ def test_prometheus_reads_every_figure_in_its_own_units():
         ("edgedet_dropped_frames_total", ("cause", "newest"), gate): 7,
         ("edgedet_dropped_frames_total", ("cause", "corrupt"), gate): 1,
         ("edgedet_sink_dropped_frames_total", ("sink", "mqtt"), gate): 5,
+        ("edgedet_zone_tracks", gate, ("zone", "yard")): 2,
+        ("edgedet_zone_tracks", gate, ("zone", "door")): 0,
+        ("edgedet_line_crossings_total", ("class", "person"), ("direction", "right"), ("line", "kerb"), gate): 5,
+        ("edgedet_line_crossings_total", ("class", "car"), ("direction", "right"), ("line", "kerb"), gate): 1,
         ("edgedet_fps", gate): 24.5,
         ("edgedet_objects", gate): 3,
         ("edgedet_frame_age_seconds", ("quantile", "0.95"), gate): 0.05,
@@ -64,6 +71,19 @@ def test_prometheus_reads_every_figure_in_its_own_units():
     assert found["edgedet_last_result_timestamp_seconds", gate] == pytest.approx(before - 2, abs=0.5)
     for absent in ("edgedet_last_result_timestamp_seconds", "edgedet_tracks_total"):
         assert (absent, yard) not in found
+
+
+def test_both_of_prometheus_formats_give_the_same_figures_and_types():
+    standings = [Standing(FULL, 10.0, 2.0), stands("offline", name="yard", result_s=None)]
+    plain, _ = exposition(standings, "")
+    metrics, media_type = exposition(standings, "application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
+    assert media_type.startswith("application/openmetrics-text")
+    found = [
+        {(family.name, family.type): {(s.name, *sorted(s.labels.items())) for s in family.samples} for family in families}
+        for families in (text_string_to_metric_families(plain.decode()), openmetrics(metrics.decode()))
+    ]
+    assert found[0] == found[1]
+    assert {kind for _, kind in found[0]} == {"counter", "gauge"}
 
 
 def test_a_stalled_stream_is_not_up():
@@ -83,6 +103,8 @@ def test_a_stalled_stream_is_not_up():
         ([stands("connecting", state_s=61.0, result_s=None)], False, False),
         ([stands("ended")], True, True),
         ([stands("ended"), stands("offline", state_s=61)], True, False),
+        ([stands("ended", reason="gave up after 3 attempts")], False, False),
+        ([stands("online"), stands("ended", reason="gave up after 3 attempts")], True, False),
         ([], True, True),
     ],
 )
@@ -96,8 +118,11 @@ def test_health_says_what_is_wrong_with_which_stream():
         stands("online"),
         stands("offline", name="b", state_s=83, reason="refused"),
         stands("online", name="c", result_s=9),
+        stands("ended", name="d"),
+        stands("ended", name="e", state_s=5, reason="gave up"),
     ]
-    assert health(standings, every=True) == (False, ["b: offline for 83 s: refused", "c: online, but no result for 9 s"])
+    troubles = ["b: offline for 83 s: refused", "c: online, but no result for 9 s", "e: given up 5 s ago: gave up"]
+    assert health(standings, every=True) == (False, troubles)
 
 
 def test_health_is_served_with_its_status(monkeypatch):

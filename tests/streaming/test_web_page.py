@@ -28,6 +28,8 @@ ONLINE = StreamStatus(
     sink_dropped={"mqtt": 4},
     age_ms=Percentiles(31.4, 48.9, 60.2),
     stages_ms={"wait": Percentiles(2.2, 5, 8), "detect": Percentiles(24.6, 31, 40), "track": Percentiles(0.14, 0.2, 0.3)},
+    zones={"yard": 2, "bus stop": 0},
+    lines={"kerb": {"left": {"person": 3}, "right": {"person": 1200, "car": 4}}},
 )
 OFFLINE = StreamStatus("yard", "offline", reason="rtsp://10.0.0.7/1: the server refuses the connection", reconnects=41)
 
@@ -106,6 +108,8 @@ def pixels(name):
 def scene():
     with Scene(ONLINE, OFFLINE) as running:
         running.sinks["yard"].notice(Event("offline", "yard", 12.0, {"reason": OFFLINE.reason}))
+        running.sinks["gate"].notice(Event("resized", "gate", 12.5, {"size_hw": [432, 768]}))
+        running.sinks["gate"].notice(Event("leave", "gate", 12.7, {"zone": "door", "dwell_s": 0.4}))
         running.sinks["gate"].notice(Event("enter", "gate", 13.0, {"zone": "door", "track_id": 7}))
         yield running
 
@@ -121,9 +125,13 @@ def test_a_live_stream_moves_and_an_offline_one_says_why_and_since_when(browser,
     assert "since " in offline
     assert "the server refuses the connection" in offline
     assert browser.evaluate("document.querySelector('#summary').textContent") == "1 of 2 streams online; out: yard"
-    for text in ("24.9", "31 ms", "768 × 432", "person 1, car 1", "newest 12, corrupt 3, sink mqtt 4", "detect 25 ms"):
+    counts = ("yard: 2", "bus stop: 0", "kerb: 3 to the left, 1,204 to the right", "left: person 3; right: person 1,200, car 4")
+    for text in (*counts, "24.9", "31 ms", "768 × 432", "person 1, car 1", "newest 12, corrupt 3, sink mqtt 4", "detect 25 ms"):
         assert text in browser.evaluate(f"{card('gate')}.innerText").replace("\u00a0", " ")
+    assert "In zones" not in browser.evaluate(f"{card('yard')}.innerText")
     news = browser.evaluate("document.querySelector('#events').innerText")
+    assert "gate resized: 768 × 432" in news
+    assert "gate leave: zone door, dwell 0.4 s" in news
     assert news.index("gate enter: zone door, track id 7") < news.index("yard offline: rtsp://10.0.0.7/1")
     assert browser.complaints() == []
     assert all(address.startswith((scene.server.url, "data:")) for address in browser.addresses()), browser.addresses()
@@ -179,6 +187,18 @@ def test_a_stream_that_goes_out_while_watched_turns_grey_and_comes_back(browser,
     browser.wait_for(f"{card('gate')}.querySelector('.cover').hidden")
     before = browser.evaluate(pixels("gate"))
     browser.wait_for(f"{pixels('gate')} !== {before}")
+
+
+def test_a_stream_that_was_given_up_says_so_in_place_of_its_last_picture(browser, scene):
+    browser.go(scene.server.url)
+    browser.wait_for(pixels("gate"))
+    scene.paused, online = True, scene.statuses[0]
+    scene.statuses[0] = replace(online, state="ended", reason="no frame; gave up after 3 attempts to reconnect")
+    browser.wait_for(f"{card('gate')}.querySelector('.cover').innerText.includes('gave up after 3 attempts')")
+    assert browser.evaluate(f"{card('gate')}.querySelector('.badge').textContent") == "given up"
+    assert browser.evaluate("document.querySelector('#summary').textContent") == "0 of 2 streams online; out: gate, yard"
+    scene.statuses[0] = replace(online, state="ended")
+    browser.wait_for(f"{card('gate')}.querySelector('.cover').hidden")
 
 
 def test_an_online_stream_that_gives_nothing_is_not_shown_as_live(browser, scene, monkeypatch):

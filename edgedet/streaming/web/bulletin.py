@@ -14,11 +14,15 @@ KEPT = 200  # a reader who falls farther behind misses the oldest
 
 
 class Bulletin:
-    """Events numbered from 1 as they come; any thread posts, readers ask for what came after a number."""
+    """Events numbered as they come; any thread posts, readers ask for what came after a number.
+
+    Numbers go on from the milliseconds since 1970 at the start, so that those
+    of the run before, which a reader may still hold, are lower.
+    """
 
     def __init__(self) -> None:
         self._entries: deque[dict[str, Any]] = deque(maxlen=KEPT)
-        self._count = 0
+        self._count = int(time.time() * 1000)
         self._lock = threading.Lock()
 
     def post(self, event: Event) -> None:
@@ -46,7 +50,7 @@ class Bulletin:
 
     @property
     def count(self) -> int:
-        """The number of the latest event, 0 before the first."""
+        """The number of the latest event, or that before the first."""
         return self._count
 
 

@@ -61,6 +61,11 @@ def _counters(standings: Sequence[Standing]) -> Iterator[Metric]:
     untaken = CounterMetricFamily(
         "edgedet_sink_dropped_frames", "Frames that a sink did not take, by sink", labels=["stream", "sink"]
     )
+    crossings = CounterMetricFamily(
+        "edgedet_line_crossings",
+        "Crossings of a line, by direction as seen from its start",
+        labels=["stream", "line", "direction", "class"],
+    )
     for status in (standing.status for standing in standings):
         frames.add_metric([status.name], status.frames)
         reconnects.add_metric([status.name], status.reconnects)
@@ -70,7 +75,11 @@ def _counters(standings: Sequence[Standing]) -> Iterator[Metric]:
             dropped.add_metric([status.name, cause], count)
         for sink, count in status.sink_dropped.items():
             untaken.add_metric([status.name, sink], count)
-    yield from (frames, tracks, reconnects, dropped, untaken)
+        for line, ways in status.lines.items():
+            for direction, counts in ways.items():
+                for name, count in counts.items():
+                    crossings.add_metric([status.name, line, direction, name], count)
+    yield from (frames, tracks, reconnects, dropped, untaken, crossings)
 
 
 def _gauges(standings: Sequence[Standing]) -> Iterator[Metric]:
@@ -78,6 +87,7 @@ def _gauges(standings: Sequence[Standing]) -> Iterator[Metric]:
 
     fps = GaugeMetricFamily("edgedet_fps", "Results a second over the last seconds", labels=["stream"])
     objects = GaugeMetricFamily("edgedet_objects", "Objects in the latest result", labels=["stream"])
+    occupancy = GaugeMetricFamily("edgedet_zone_tracks", "Tracks in a zone now", labels=["stream", "zone"])
     latest = GaugeMetricFamily(
         "edgedet_last_result_timestamp_seconds", "When the latest result came, since 1970", labels=["stream"]
     )
@@ -87,13 +97,15 @@ def _gauges(standings: Sequence[Standing]) -> Iterator[Metric]:
         status = standing.status
         fps.add_metric([status.name], status.fps)
         objects.add_metric([status.name], status.objects)
+        for zone, count in status.zones.items():
+            occupancy.add_metric([status.name, zone], count)
         if standing.result_s is not None:
             latest.add_metric([status.name], time.time() - standing.result_s)
         if status.age_ms is not None:
             _add_quantiles(age, [status.name], status.age_ms)
         for stage, percentiles in status.stages_ms.items():
             _add_quantiles(stages, [status.name, stage], percentiles)
-    yield from (fps, objects, latest, age, stages)
+    yield from (fps, objects, occupancy, latest, age, stages)
 
 
 def _add_quantiles(family: GaugeMetricFamily, labels: Sequence[str], percentiles: Percentiles) -> None:

@@ -37,6 +37,24 @@ function figure(card, name, text, detail = "") {
   if (detail) place.append(Object.assign(document.createElement("span"), { textContent: detail }));
 }
 
+/* Rows of text and detail; the figure is not shown where there are none. */
+function rows(card, name, found) {
+  const place = card.querySelector(`[data-figure=${name}]`), shown = JSON.stringify(found);
+  place.parentElement.hidden = !found.length;
+  if (place.dataset.shown === shown) return;
+  place.dataset.shown = shown;
+  place.replaceChildren(...found.map(([text, detail]) => {
+    const row = Object.assign(document.createElement("div"), { textContent: text });
+    if (detail) row.append(Object.assign(document.createElement("span"), { textContent: detail }));
+    return row;
+  }));
+}
+function crossings([line, ways]) {
+  const sides = Object.entries(ways);
+  const text = sides.map(([way, counts]) => unbroken(`${count(total(counts))} to the ${way}`)).join(", ");
+  return [`${line}: ${text}`, sides.filter(([, counts]) => total(counts)).map(([way, counts]) => `${way}: ${listed(counts)}`).join("; ")];
+}
+
 /* A card a stream */
 function cardOf(name) {
   if (cards.has(name)) return cards.get(name);
@@ -55,13 +73,14 @@ function cardOf(name) {
   follow(card);
   return card;
 }
+const failed = (stream) => stream.state === "ended" && Boolean(stream.reason);
 function show(stream, now) {
   const card = cardOf(stream.name);
   const state = stream.state === "online" && stream.stalled ? "stalled" : stream.state;
   if (!card.live.wanted) card.live.at = performance.now();
-  card.live.wanted = stream.picture && (state === "online" || state === "ended");
-  card.className = `card ${state}`;
-  write(card.querySelector(".badge"), state === "stalled" ? "no new results" : state);
+  card.live.wanted = stream.picture && (state === "online" || (state === "ended" && !stream.reason));
+  card.className = `card ${failed(stream) ? "failed" : state}`;
+  write(card.querySelector(".badge"), failed(stream) ? "given up" : state === "stalled" ? "no new results" : state);
   cover(card, state, stream, now);
   const age = stream.age_ms, size = stream.size_hw;
   figure(card, "fps", stream.fps.toFixed(1));
@@ -74,6 +93,8 @@ function show(stream, now) {
   for (const [sink, number] of Object.entries(stream.sink_dropped)) drops[`sink ${sink}`] = number;
   figure(card, "dropped", count(total(drops)), listed(drops));
   figure(card, "reconnects", count(stream.reconnects));
+  rows(card, "zones", Object.entries(stream.zones).map(([zone, number]) => [`${zone}: ${count(number)}`, ""]));
+  rows(card, "lines", Object.entries(stream.lines).map(crossings));
   const stages = Object.entries(stream.stages_ms).map(([name, value]) => unbroken(`${name} ${milliseconds(value.p50)} ms`));
   figure(card, "stages", stages.length ? "" : "–", stages.join(", "));
 }
@@ -83,7 +104,8 @@ function cover(card, state, stream, now) {
   const since = `since ${moment(stream.since_s)}, for ${duration(now - stream.since_s)}${stream.reason ? "\n" + stream.reason : ""}`;
   const old = performance.now() - card.live.at > OLD_MS && card.live.wanted;
   let title = "", text = "";
-  if (state === "offline") [title, text] = ["Offline", since];
+  if (failed(stream)) [title, text] = ["Given up", since];
+  else if (state === "offline") [title, text] = ["Offline", since];
   else if (state === "connecting") [title, text] = ["Connecting", since];
   else if (state === "stalled") [title, text] = ["No new results", `for ${duration(stream.result_age_s ?? now - stream.since_s)}`];
   else if (state === "ended") text = stream.picture ? "" : "Ended";
@@ -124,7 +146,11 @@ async function refresh(card) {
 
 /* Events, newest first */
 function sentence(event) {
-  const detail = Object.entries(event.detail).map(([name, value]) => (name === "reason" ? String(value) : `${name.replaceAll("_", " ")} ${value}`));
+  const detail = Object.entries(event.detail).map(([name, value]) => {
+    if (name === "reason") return String(value);
+    if (name === "size_hw") return `${value[1]} × ${value[0]}`;
+    return name.endsWith("_s") ? `${name.slice(0, -2)} ${value} s` : `${name.replaceAll("_", " ")} ${value}`;
+  });
   return `${event.stream} ${event.kind}${detail.length ? ": " + detail.join(", ") : ""}`;
 }
 function showEvents(events) {
@@ -146,7 +172,7 @@ function showAll(answer) {
   for (const stream of answer.streams) show(stream, answer.time_s);
   showEvents(answer.events);
   const live = answer.streams.filter((stream) => stream.state === "online" && !stream.stalled).length;
-  const out = answer.streams.filter((stream) => stream.state === "offline" || stream.stalled).map((stream) => stream.name);
+  const out = answer.streams.filter((stream) => stream.state === "offline" || stream.stalled || failed(stream)).map((stream) => stream.name);
   write(byId("summary"), `${live} of ${names.size} ${names.size === 1 ? "stream" : "streams"} online${out.length ? "; out: " + out.join(", ") : ""}`);
   document.title = `${out.length ? "(" + out.length + " out) " : ""}edgedet`;
 }

@@ -132,8 +132,8 @@ class Site:
     async def events(self, request: Request) -> Answer:
         """Events as they come; after a break the client says which was its last."""
         last, count = request.headers.get("last-event-id", ""), self._bulletin.count
-        # A number that is not reached yet is of the run before: since then all are new.
-        seen = [count if not last.isdecimal() else int(last) if int(last) <= count else 0]
+        known = int(last) if last.isdecimal() and len(last) < 20 else count
+        seen = [known if known <= count else 0]  # ahead of ours: the clock was set back between two runs, all are new
 
         async def news() -> bytes:
             entries = self._bulletin.after(seen[0])
@@ -192,9 +192,9 @@ class Site:
 def _note(standing: Standing) -> str:
     """Two lines: the state since when, and the reason. The text stays the same while the state does."""
     status = standing.status
-    if status.state in ("online", "ended") and not standing.stalled:
+    if status.state in ("online", "ended") and not standing.stalled and not standing.given_up:
         return ""
-    state = "NO NEW RESULTS" if standing.stalled else status.state.upper()
+    state = "NO NEW RESULTS" if standing.stalled else "GIVEN UP" if standing.given_up else status.state.upper()
     began_s = time.time() - (standing.silent_s if standing.stalled else standing.state_s)
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(began_s))  # by the minute: seconds would flicker
     return f"{state} since {since}" + (f"\n{status.reason}" if status.reason else "")

@@ -36,10 +36,16 @@ class Standing:
         return self.status.state == "online" and min(self.silent_s, self.state_s) > STALLED_S
 
     @property
+    def given_up(self) -> bool:
+        """It has ended, and not of itself: after as many attempts as it was given, or by an error."""
+        return self.status.state == "ended" and self.status.reason is not None
+
+    @property
     def gives_results(self) -> bool:
         """Nothing is wrong with it: it gives results, begins to, or has ended of itself."""
         starting = self.status.state == "connecting" and self.state_s <= OUT_S
-        return starting or self.status.state == "ended" or (self.status.state == "online" and not self.stalled)
+        ended = self.status.state == "ended" and not self.given_up
+        return starting or ended or (self.status.state == "online" and not self.stalled)
 
     @property
     def trouble(self) -> str | None:
@@ -47,6 +53,8 @@ class Standing:
         status, since = self.status, f"for {self.state_s:.0f} s"
         if status.state == "offline":
             return f"offline {since}: {status.reason or 'no reason given'}"
+        if self.given_up:
+            return f"given up {self.state_s:.0f} s ago: {status.reason}"
         if self.stalled:
             return f"online, but no result for {self.silent_s:.0f} s"
         return None if self.gives_results else f"connecting {since}"
