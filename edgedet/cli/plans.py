@@ -6,35 +6,63 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgedet.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgedet.runtimes.detector import LoadedDetector
     from edgedet.streaming.config import StreamSettings
     from edgedet.streaming.feed import FeedOptions
     from edgedet.streaming.lane import StreamPlan
     from edgedet.streaming.sinks.base import Sink
     from edgedet.streaming.sources.base import Source
     from edgedet.streaming.web.server import WebServer
-
-MIN_SCORE = 0.3
+    from edgedet.tracking.zones import Zones
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is wanted of a stream's objects and frames."""
+    """What is wanted of a stream's objects and frames; min_score: of all classes, or by class."""
 
     tracker: str | None
-    min_score: float | None
+    min_score: float | Mapping[str, float] | None
     classes: tuple[str, ...] | None
     feed: FeedOptions
 
     @property
-    def score(self) -> float:
-        """The score below which objects are dropped, or from which a track starts."""
+    def score(self) -> float | Mapping[str, float]:
+        """The score below which objects are dropped, or from which a track starts, of all classes or by class."""
+        from edgedet.streaming.lane import MIN_SCORE
+
         return MIN_SCORE if self.min_score is None else self.min_score
+
+    @property
+    def least_score(self) -> float:
+        """The lowest score that is of use without a tracker."""
+        from edgedet.streaming.lane import MIN_SCORE
+
+        return min(*self.score.values(), MIN_SCORE) if isinstance(self.score, Mapping) else self.score
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs the model, for all streams; None: not said."""
+
+    model: Path | None
+    runtime: str | None
+    device: str | None
+    max_wait_ms: float | None
+
+    def path(self) -> Path:
+        """The model's file, refused where it is absent or no runtime here takes it; nothing is opened yet."""
+        from edgedet import assets
+        from edgedet.runtimes.detector import choose_runtime
+
+        if self.model is None:
+            raise UsageError("--model is missing: the file to detect with, as `edgedet export` writes it")
+        path = assets.named(self.model)
+        choose_runtime(path, runtime=self.runtime)
+        return path
 
 
 @dataclass(frozen=True)
@@ -56,26 +84,31 @@ class Job:
 
 
 def jobs(
-    sources: Sequence[str], config: Path | None, targets: Mapping[str, str], common: Wanted, model: Path | None
-) -> tuple[list[Job], Path, dict[str, Any]]:
-    """The streams asked for, on the command line or in a file, the model, and the file's other settings."""
-    from edgedet.streaming.sources.network import public_name
+    sources: Sequence[str], config: Path | None, targets: Mapping[str, str], common: Wanted, engine: Engine
+) -> tuple[list[Job], Engine]:
+    """The streams asked for, on the command line or in a file, and what runs the model.
+
+    What is said of the engine on the command line goes before what the file
+    says; what is said of streams there holds for those of which the file says nothing.
+    """
+    from edgedet.streaming.sources.base import public_name
 
     if (config is None) == (not sources):
         raise UsageError("name what to look at, or --config FILE, and not both: edgedet stream clip.mp4 --model model.onnx")
     if config is not None:
         if targets:
             raise UsageError("with --config the sinks stand in the file, as [[stream.sink]] kind and target")
-        return _jobs_of(config, common, model)
-    if model is None:
-        raise UsageError("--model is missing: the file to detect with, as `edgedet export` writes it")
+        return _jobs_of(config, common, engine)
     if len(sources) > 1 and targets:
         raise UsageError("several streams cannot share an output; give each its own in a file: --config streams.toml")
     _check_outputs(sources, {kind: target for kind, target in targets.items() if "://" not in target})
-    return [Job(source, public_name(source), common, tuple(targets.items())) for source in sources], model, {}
+    names = [public_name(source) for source in sources]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"{twice} is named twice; give each stream a name of its own in a file: --config streams.toml")
+    return [Job(source, name, common, tuple(targets.items())) for source, name in zip(sources, names, strict=True)], engine
 
 
-def _jobs_of(config: Path, common: Wanted, model: Path | None) -> tuple[list[Job], Path, dict[str, Any]]:
+def _jobs_of(config: Path, common: Wanted, engine: Engine) -> tuple[list[Job], Engine]:
     from edgedet.streaming.config import read_settings
     from edgedet.streaming.sources.base import Timeouts
 
@@ -94,8 +127,12 @@ def _jobs_of(config: Path, common: Wanted, model: Path | None) -> tuple[list[Job
         score = common.min_score if one.min_score is None else one.min_score
         wanted = Wanted(one.tracker or common.tracker, score, one.classes or common.classes, feed)
         jobs.append(Job(one.source, one.name, wanted, [(sink.kind, sink.target) for sink in one.sinks], one))
-    chosen = {"runtime": settings.runtime, "device": settings.device, "max_wait_ms": settings.max_wait_ms}
-    return jobs, model or Path(settings.model), {key: value for key, value in chosen.items() if value is not None}
+    return jobs, Engine(
+        engine.model or Path(settings.model),
+        engine.runtime or settings.runtime,
+        engine.device or settings.device,
+        settings.max_wait_ms if engine.max_wait_ms is None else engine.max_wait_ms,
+    )
 
 
 def _check_outputs(sources: Sequence[str], outputs: Mapping[str, str]) -> None:
@@ -120,20 +157,25 @@ def opened(job: Job) -> Iterator[Source | None]:
         yield source
 
 
-def plan(job: Job, source: Source | None, detector: LoadedDetector, server: WebServer | None, stack: ExitStack) -> StreamPlan:
-    """The stream with its sinks open."""
+def plan(job: Job, source: Source | None, classes: Sequence[str], server: WebServer | None, stack: ExitStack) -> StreamPlan:
+    """The stream with its sinks open; all that can be refused before the model is open is refused here.
+
+    classes: the model's, a list that may be filled later, before the first frame.
+    """
     from edgedet.streaming.lane import StreamPlan
     from edgedet.streaming.sinks.base import open_sink
-    from edgedet.tracking.zones import Zones
+    from edgedet.tracking.base import create
 
-    names, fps = detector.spec.classes, None if source is None else source.fps
+    wanted, fps = job.wanted, None if source is None else source.fps
+    if wanted.tracker is not None:
+        create(wanted.tracker)  # there is one of this name, and what it needs is installed
+    zones = _zones(job, source, classes)
     sinks: list[Sink] = [
-        stack.enter_context(open_sink(kind, target, classes=names, fps=fps, live=source is None)) for kind, target in job.sinks
+        stack.enter_context(open_sink(kind, target, classes=classes, fps=fps, live=source is None))
+        for kind, target in job.sinks
     ]
     if server is not None:
-        sinks.append(server.sink(job.name, classes=names))
-    wanted, settings = job.wanted, job.settings
-    zones = Zones(settings.zones, settings.lines, classes=names) if settings and (settings.zones or settings.lines) else None
+        sinks.append(server.sink(job.name, classes=classes))
     return StreamPlan(
         source=job.address if source is None else source,
         name=job.name,
@@ -144,3 +186,17 @@ def plan(job: Job, source: Source | None, detector: LoadedDetector, server: WebS
         sinks=sinks,
         feed=wanted.feed,
     )
+
+
+def _zones(job: Job, source: Source | None, classes: Sequence[str]) -> Zones | None:
+    """The stream's zones and lines; where the size of its frames is known by now, they lie within."""
+    from edgedet.tracking.zones import Zones
+
+    settings = job.settings
+    if settings is None or not (settings.zones or settings.lines):
+        return None
+    size_hw = job.wanted.feed.size_hw or getattr(source, "size_hw", None)
+    try:
+        return Zones(settings.zones, settings.lines, classes=classes, size_hw=size_hw)
+    except UsageError as error:
+        raise UsageError(f"{job.name}: {error}") from error

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from edgedet import assets, console
+from edgedet import console
+from edgedet.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgedet.cli.plans import Engine, Job
+    from edgedet.runtimes.detector import LoadedDetector
     from edgedet.streaming.frame import Event
     from edgedet.streaming.pipeline import Found, Stream
     from edgedet.streaming.sinks.window import WindowSink
@@ -29,7 +32,9 @@ def command(
         None, help="Video files, images, folders, camera indices, rtsp:// and other addresses, GStreamer pipelines, test:."
     ),
     model: Path | None = typer.Option(None, "--model", "-m", help="The model file."),
-    config: Path | None = typer.Option(None, help="Streams, sinks and zones from a TOML file, instead of SOURCES."),
+    config: Path | None = typer.Option(
+        None, help="Streams, sinks and zones from a TOML file, instead of SOURCES; the options fill in what it does not say."
+    ),
     tracker: str | None = typer.Option(None, help="Give objects ids that last: sort, bytetrack, ocsort, botsort."),
     save: Path | None = typer.Option(None, help="Write an annotated .mp4 here."),
     jsonl: Path | None = typer.Option(None, help="Write one JSON object a frame here."),
@@ -37,11 +42,13 @@ def command(
     csv: Path | None = typer.Option(None, help="Write a line an object here."),
     mot: Path | None = typer.Option(None, help="Write tracks in MOTChallenge's text here."),
     crops: Path | None = typer.Option(None, help="Write pictures of objects into this folder."),
-    mqtt: str | None = typer.Option(None, help="Publish to mqtt://[user:password@]host[:port]/topic."),
+    mqtt: str | None = typer.Option(None, help="Publish to mqtt://[user:password@]host[:port]/topic, or mqtts://."),
     webhook: str | None = typer.Option(None, help="Post to this http(s):// address."),
     show: bool = typer.Option(False, "--show", help="Show a window; q or Esc ends."),
     serve: int | None = typer.Option(None, min=0, max=65535, help="Serve a live page on this port (0: a free one)."),
-    host: str = typer.Option("127.0.0.1", help="Address that --serve listens on; another than loopback needs --token."),
+    host: str | None = typer.Option(
+        None, help="Address that --serve listens on (127.0.0.1); another than loopback needs --token."
+    ),
     token: str | None = typer.Option(None, envvar="EDGEDET_TOKEN", help="What viewers of --serve must know."),
     min_score: float | None = typer.Option(
         None,
@@ -56,9 +63,11 @@ def command(
     max_reconnects: int | None = typer.Option(None, min=0, help="Give a camera up after so many attempts. Default: never."),
     stride: int = typer.Option(1, min=1, help="Look at one frame in so many."),
     size: str | None = typer.Option(None, metavar="WxH", help="Resize frames first, as in 1280x720."),
-    max_wait_ms: float = typer.Option(10.0, min=0, help="How long a frame waits for others where the model takes several."),
+    max_wait_ms: float | None = typer.Option(
+        None, min=0, help="How long a frame waits for others where the model takes several (10)."
+    ),
     runtime: str | None = typer.Option(None, help="Which runtime serves the model; by default its suffix says."),
-    device: str = typer.Option("auto", help="auto, cpu, gpu, or a runtime's own name."),
+    device: str | None = typer.Option(None, help="auto, cpu, gpu, or a runtime's own name (auto)."),
     inference_precision: Literal["f32", "bf16", "f16"] = typer.Option("f32", help="What float arithmetic runs in."),
     max_frames: int | None = typer.Option(None, min=1, help="Stop after this many frames."),
     json: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
@@ -69,11 +78,10 @@ def command(
 
     Example: `edgedet stream street.mp4 --model yolox-nano.onnx --tracker bytetrack --save out.mp4 --jsonl out.jsonl`
     """
-    import edgedet
     from edgedet.cli import plans
-    from edgedet.streaming.config import parse_size
+    from edgedet.streaming.config_values import parse_size
     from edgedet.streaming.feed import FeedOptions
-    from edgedet.streaming.pipeline import stream
+    from edgedet.streaming.pipeline import MAX_WAIT_MS, stream
     from edgedet.streaming.policy import parse_policy
     from edgedet.streaming.sources.base import Timeouts
 
@@ -88,34 +96,23 @@ def command(
     )
     wanted = None if classes is None else tuple(name.strip() for name in classes.split(","))
     common = plans.Wanted(tracker, min_score, wanted, feed)
-    jobs, model, settings = plans.jobs(sources or [], config, targets, common, model)
-    tally = _Tally(jobs[0].address if len(jobs) == 1 else f"{len(jobs)} streams")
+    jobs, engine = plans.jobs(sources or [], config, targets, common, plans.Engine(model, runtime, device, max_wait_ms))
+    _check(jobs, show=show, serve=serve, host=host)
+    path, tally = engine.path(), _Tally(jobs)
     try:
         with ExitStack() as stack:
+            # Before the model, which may take a minute: the sources that are files, the port, the sinks.
             opened = [stack.enter_context(plans.opened(job)) for job in jobs]
-            live = any(job.live for job in jobs)
-            performance: Literal["latency", "throughput"] = "latency" if live else "throughput"
-            tracked = any(job.wanted.tracker for job in jobs)
-            detector = stack.enter_context(
-                edgedet.load(
-                    assets.named(model),
-                    runtime=settings.get("runtime", runtime),
-                    device=settings.get("device", device),
-                    # A tracker uses faint objects, so it gets all that the file gives.
-                    min_score=None if tracked else min(job.wanted.score for job in jobs),
-                    performance=performance,
-                    inference_precision=inference_precision,
-                )
-            )
-            tally.classes = names = detector.spec.classes
             server = None if serve is None else stack.enter_context(_server(lambda: tally.status(), host, serve, token))
             if server is not None:
                 console.say(f"live page: {server.url}")
             wanted_streams = [
-                plans.plan(job, source, detector, server, stack) for job, source in zip(jobs, opened, strict=True)
+                plans.plan(job, source, tally.classes, server, stack) for job, source in zip(jobs, opened, strict=True)
             ]
-            window = stack.enter_context(_window(tally.source, names)) if show else None
-            wait_ms = settings.get("max_wait_ms", max_wait_ms)
+            window = stack.enter_context(_window(tally.source, tally.classes)) if show else None
+            detector = stack.enter_context(_detector(path, engine, jobs, inference_precision))
+            tally.classes += detector.spec.classes
+            wait_ms = MAX_WAIT_MS if engine.max_wait_ms is None else engine.max_wait_ms
             found = stack.enter_context(stream(wanted_streams, detector, max_wait_ms=wait_ms, on_event=_say))
             tally.status = found.status
             stack.enter_context(_signals(found, tally))
@@ -130,10 +127,36 @@ def command(
         raise KeyboardInterrupt
 
 
-def _server(status: Callable[[], Sequence[StreamStatus]], host: str, port: int, token: str | None) -> WebServer:
+def _detector(
+    path: Path, engine: Engine, jobs: Sequence[Job], inference_precision: Literal["f32", "bf16", "f16"]
+) -> LoadedDetector:
+    """The model, open, to be waited for by a camera or kept busy by files."""
+    import edgedet
+
+    tracked = any(job.wanted.tracker for job in jobs)
+    return edgedet.load(
+        path,
+        runtime=engine.runtime,
+        device=engine.device or "auto",
+        # A tracker uses faint objects, so it gets all that the file gives.
+        min_score=None if tracked else min(job.wanted.least_score for job in jobs),
+        performance="latency" if any(job.live for job in jobs) else "throughput",
+        inference_precision=inference_precision,
+    )
+
+
+def _check(jobs: Sequence[Job], *, show: bool, serve: int | None, host: str | None) -> None:
+    """Refuse options that do not go together."""
+    if host is not None and serve is None:
+        raise UsageError(f"--host {host} is where --serve listens; add --serve 8080")
+    if show and len(jobs) > 1:
+        raise UsageError(f"--show is a window for one stream, and there are {len(jobs)}; --serve 8080 shows them all")
+
+
+def _server(status: Callable[[], Sequence[StreamStatus]], host: str | None, port: int, token: str | None) -> WebServer:
     from edgedet.streaming.web.server import WebServer
 
-    return WebServer(status, host=host, port=port, token=token)
+    return WebServer(status, host="127.0.0.1" if host is None else host, port=port, token=token)
 
 
 def _window(title: str, names: Sequence[str]) -> WindowSink:
@@ -146,9 +169,11 @@ def _say(event: Event) -> None:
     """Tell people what a stream does."""
     if event.kind == "offline":
         console.say(f"{event.stream}: offline: {event.detail['reason']}; trying again")
-    elif event.kind == "resized":
+    elif event.kind == "ended":
+        console.say(f"{event.stream}: ended: {event.detail['reason']}")
+    elif event.kind in ("online", "resized"):
         height, width = event.detail["size_hw"]
-        console.say(f"{event.stream}: frames are {width}x{height} now")
+        console.say(f"{event.stream}: {'online, ' if event.kind == 'online' else ''}frames are {width}x{height}")
 
 
 @contextmanager
@@ -190,12 +215,15 @@ def _watch(
 class _Tally:
     """What the streams have given so far."""
 
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.classes: Sequence[str] = ()
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        from edgedet.streaming.status import StreamStatus
+
+        self.source = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} streams"
+        self.classes: list[str] = []  # the model's, known once it is open
         self.frames, self.seconds = 0, 0.0
         self.interrupted = False
-        self.status: Callable[[], Sequence[StreamStatus]] = list
+        opening = [StreamStatus(job.name, "connecting") for job in jobs]
+        self.status: Callable[[], Sequence[StreamStatus]] = lambda: opening
         self._objects: Counter[int] = Counter()
 
     def counting(self, found: Iterator[Found]) -> Iterator[Found]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgedet.errors import EdgedetError, UsageError
+from edgedet.streaming import config_values as parse
+from edgedet.streaming.config_values import Mistake, Parse
 from edgedet.streaming.policy import Policy, parse_policy
-from edgedet.streaming.sinks.base import kinds as sink_kinds
-from edgedet.streaming.sources.base import kind_of
-from edgedet.tracking.base import names as tracker_names
-from edgedet.tracking.zones import Line, Zone
+from edgedet.streaming.sinks.base import check_target
+from edgedet.streaming.sources.base import public_name
+from edgedet.tracking.zones import Line, Zone, require_within
 
 EXAMPLE = """\
 model = "yolox-nano-416-fp32.xml"
@@ -25,6 +26,7 @@ tracker = "bytetrack"          # for every stream that names none
 name = "gate"
 source = "rtsp://user:password@10.0.0.7/stream1"
 classes = ["person", "car"]
+min_score = { person = 0.4, car = 0.6 }  # or one number for all
 policy = "newest"              # or "queue 8", "every 3"
 
 [[stream.zone]]
@@ -52,12 +54,16 @@ class SinkSettings:
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """What one `[[stream]]` says."""
+    """What one `[[stream]]` says.
+
+    name: the source without its password, where none is given. min_score: of
+    all classes, or by class.
+    """
 
     name: str
     source: str
     tracker: str | None = None
-    min_score: float | None = None
+    min_score: float | Mapping[str, float] | None = None
     classes: tuple[str, ...] | None = None
     policy: Policy | None = None
     read_timeout_s: float | None = None
@@ -81,10 +87,6 @@ class Settings:
     max_wait_ms: float | None = None
 
 
-class _Mistake(Exception):
-    """One thing that is wrong, and what mends it."""
-
-
 def read_settings(path: Path) -> Settings:
     """The settings in a TOML file; a UsageError that lists every mistake, one a line, each with its line and remedy."""
     try:
@@ -106,14 +108,6 @@ def read_settings(path: Path) -> Settings:
     return settings
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Height and width in pixels of `1280x720`."""
-    matched = re.fullmatch(r"(\d{2,4})x(\d{2,4})", text)
-    if matched is None:
-        raise UsageError(f"{text!r} is no size; write width and height, as in 1280x720")
-    return int(matched[2]), int(matched[1])
-
-
 def _toml() -> Any:
     if sys.version_info >= (3, 11):
         import tomllib
@@ -124,96 +118,116 @@ def _toml() -> Any:
     return tomli
 
 
-_Parse = Callable[[Any], Any]
-
-
 class _Reader:
     """Reads tables, collecting mistakes; knows on which line a key stands."""
 
     def __init__(self, text: str) -> None:
         self._lines = text.splitlines()
         self.mistakes: set[tuple[int, str]] = set()
-        self._written: set[Path] = set()
+        self._taken: dict[Path | str, str] = {}  # what a sink may not write to, and why
 
     def settings(self, values: Mapping[str, Any]) -> Settings:
         """The file's settings; incomplete where there are mistakes."""
-        top = {"model": _text, "runtime": _text, "device": _text, "max_wait_ms": _number(0, 1000)}
-        shared = {"tracker": _tracker, "min_score": _number(0, 1)}
-        found = self._table(values, {**top, **shared}, "", {"stream": list}, needed=("model",))
+        top = {"model": parse.text, "runtime": parse.text, "device": parse.text, "max_wait_ms": parse.number(0, 1000)}
+        shared = {"tracker": parse.tracker, "min_score": parse.min_score}
+        found = self._table(values, {**top, **shared}, "", ("stream",), needed=("model",))
         defaults = {key: found.pop(key) for key in shared if key in found}
-        tables = self._tables(values, "stream")
-        if not tables:
+        tables = self._tables(values, "stream", "stream")
+        if not values.get("stream"):
             self._mistake("", 0, "", "there is no stream; begin one with [[stream]]")
+        for table in tables:
+            self._taken[_place(str(table.get("source")))] = "is what a stream reads; name another file"
         streams = tuple(self._stream(table, number, defaults) for number, table in enumerate(tables))
-        self._refuse_twice([stream.name for stream in streams], "stream", "name")
+        self._refuse_twice([stream.name for stream in streams], "stream", "stream")
         return Settings(model=found.pop("model", ""), streams=streams, **found)
 
     def _stream(self, table: Mapping[str, Any], number: int, defaults: Mapping[str, Any]) -> StreamSettings:
-        known: dict[str, _Parse] = {
-            "name": _text,
-            "source": _source,
-            "tracker": _tracker,
-            "min_score": _number(0, 1),
-            "classes": _texts,
-            "policy": lambda value: parse_policy(_text(value)),
-            "read_timeout_s": _number(0.1, 3600),
-            "open_timeout_s": _number(0.1, 3600),
-            "max_reconnects": _whole(0),
-            "stride": _whole(1),
-            "size": lambda value: parse_size(_text(value)),
+        known: dict[str, Parse] = {
+            "name": parse.text,
+            "source": parse.source,
+            "tracker": parse.tracker,
+            "min_score": parse.min_score,
+            "classes": parse.texts,
+            "policy": lambda value: parse_policy(parse.text(value)),
+            "read_timeout_s": parse.number(0.1, 3600),
+            "open_timeout_s": parse.number(0.1, 3600),
+            "max_reconnects": parse.whole(0),
+            "stride": parse.whole(1),
+            "size": lambda value: parse.parse_size(parse.text(value)),
         }
-        inner = {"zone": list, "line": list, "sink": list}
-        found = self._table(table, known, "stream", inner, number, needed=("source",))
+        found = self._table(table, known, "stream", ("zone", "line", "sink"), number, needed=("source",))
         if "size" in found:
             found["size_hw"] = found.pop("size")
-        zones = self._inner(
-            table, number, "zone", {"name": _text, "polygon": _points}, lambda zone: Zone(zone["name"], zone["polygon"])
-        )
-        lines = self._inner(
-            table,
-            number,
-            "line",
-            {"name": _text, "from": _point, "to": _point},
-            lambda line: Line(line["name"], line["from"], line["to"]),
-        )
-        sinks = self._inner(
-            table,
-            number,
-            "sink",
-            {"kind": _sink_kind, "target": _text},
-            lambda sink: SinkSettings(sink["kind"], sink["target"]),
-        )
-        if (zones or lines) and not ({"tracker"} & {*found, *defaults}):
-            self._mistake("stream", number, "", 'zones and lines need tracks; add tracker = "bytetrack"')
-        self._refuse_one_target_twice(table, number)
-        source = found.pop("source", "")
-        return StreamSettings(
-            **{**defaults, **found},
-            **{} if "name" in found else {"name": source},
-            source=source,
-            zones=tuple(zones),
-            lines=tuple(lines),
-            sinks=tuple(sinks),
-        )
+        size_hw, source = found.get("size_hw"), found.pop("source", "")
+        inner = {
+            "zones": self._inner(
+                table,
+                number,
+                "zone",
+                {"name": parse.text, "polygon": parse.points},
+                lambda zone: _within(Zone(zone["name"], zone["polygon"]), size_hw),
+            ),
+            "lines": self._inner(
+                table,
+                number,
+                "line",
+                {"name": parse.text, "from": parse.point, "to": parse.point},
+                lambda line: _within(Line(line["name"], line["from"], line["to"]), size_hw),
+            ),
+            "sinks": self._inner(
+                table, number, "sink", {"kind": parse.sink_kind, "target": parse.text}, lambda sink: SinkSettings(**sink)
+            ),
+        }
+        self._check_stream(table, number, {**defaults, **found, **inner})
+        return StreamSettings(**{"name": public_name(source), **defaults, **found, **inner}, source=source)
 
-    def _inner(self, table: Mapping[str, Any], number: int, name: str, known: Mapping[str, _Parse], make: _Parse) -> list[Any]:
+    def _check_stream(self, table: Mapping[str, Any], number: int, found: Mapping[str, Any]) -> None:
+        """Refuse what is wrong only together."""
+        if (found["zones"] or found["lines"]) and "tracker" not in found:
+            self._mistake("stream", number, "", 'zones and lines need tracks; add tracker = "bytetrack"')
+        for name in found.get("min_score", ()) if isinstance(table.get("min_score"), dict) and "classes" in found else ():
+            if name not in found["classes"]:
+                words = f"min_score: {name!r} is none of this stream's classes; add it there, or leave it out here"
+                self._mistake("stream", number, "min_score", words)
+        for index, sink in enumerate(self._tables(table, "sink", "stream.sink", number)):
+            kind, target = sink.get("kind"), sink.get("target")
+            if isinstance(kind, str) and isinstance(target, str) and kind in parse.sink_kinds():
+                self._check_target(kind, target, index, number)
+
+    def _check_target(self, kind: str, target: str, index: int, number: int) -> None:
+        """Refuse a target that such a sink cannot have, or that is taken: two sinks that write one file would spoil it."""
+        try:
+            check_target(kind, target)
+        except EdgedetError as error:
+            self._mistake("stream.sink", index, "target", str(error), number)
+        if kind == "webhook":  # one server may hear of many streams
+            return
+        if (place := _place(target)) in self._taken:
+            self._mistake("stream.sink", index, "target", f"{public_name(target)} {self._taken[place]}", number)
+        self._taken.setdefault(place, "is written by another sink too; give each its own")
+
+    def _inner(
+        self, table: Mapping[str, Any], number: int, name: str, known: Mapping[str, Parse], make: Parse
+    ) -> tuple[Any, ...]:
         """What the `[[stream.NAME]]` tables of one stream stand for, those that are whole."""
         header, found = f"stream.{name}", []
-        for index, values in enumerate(self._tables(table, name)):
-            entry = self._table(values, known, header, {}, index, needed=tuple(known), within=number)
+        tables = self._tables(table, name, header, number)
+        for index, values in enumerate(tables):
+            entry = self._table(values, known, header, (), index, needed=tuple(known), within=number)
             if len(entry) == len(known):
                 try:
                     found.append(make(entry))
                 except EdgedetError as error:
                     self._mistake(header, index, "", str(error), number)
-        return found
+        self._refuse_twice([values.get("name") for values in tables], header, f"{name} of this stream", number)
+        return tuple(found)
 
     def _table(
         self,
         values: Mapping[str, Any],
-        known: Mapping[str, _Parse],
+        known: Mapping[str, Parse],
         header: str,
-        tables: Mapping[str, type],
+        tables: Sequence[str],
         number: int = 0,
         *,
         needed: Sequence[str] = (),
@@ -226,40 +240,35 @@ class _Reader:
                 continue
             if key not in known:
                 near = get_close_matches(key, [*known, *tables], n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+                hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join([*known, *tables])}"
                 self._mistake(header, number, key, f"{key!r} is unknown here; {hint}", within)
                 continue
             try:
                 found[key] = known[key](value)
-            except (_Mistake, EdgedetError) as error:
+            except (Mistake, EdgedetError) as error:
                 self._mistake(header, number, key, f"{key}: {error}", within)
         for key in needed:
             if key not in values:
                 self._mistake(header, number, "", f"{key!r} is missing; add {key} = …", within)
         return found
 
-    def _tables(self, values: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    def _tables(self, values: Mapping[str, Any], name: str, header: str, within: int | None = None) -> list[Mapping[str, Any]]:
+        """The tables that stand under [[header]]; one under [header] is a mistake that TOML invites."""
         tables = values.get(name, [])
         if isinstance(tables, list) and all(isinstance(one, dict) for one in tables):
             return tables
-        self._mistake("", 0, name, f"write each {name} as a table of its own, headed [[{name}]]")
+        single = re.compile(rf"\s*(\[\s*{re.escape(header)}\s*\]|{re.escape(name)}\s*=)")
+        starts = self._headers("stream")
+        start = starts[within] if within is not None and within < len(starts) else 0
+        line = next((at for at in range(start, len(self._lines)) if single.match(self._lines[at])), start)
+        self.mistakes.add((line + 1, f"write each {name} as a table of its own, headed [[{header}]]"))
         return []
 
-    def _refuse_twice(self, names: Sequence[str], header: str, key: str) -> None:
+    def _refuse_twice(self, names: Sequence[Any], header: str, what: str, within: int | None = None) -> None:
         for number, name in enumerate(names):
             if name and name in names[:number]:
-                self._mistake(header, number, key, f"{name!r} is the name of another stream too; give each its own")
-
-    def _refuse_one_target_twice(self, table: Mapping[str, Any], number: int) -> None:
-        """Two sinks that write one file would spoil it."""
-        for index, sink in enumerate(self._tables(table, "sink")):
-            target = sink.get("target")
-            if not isinstance(target, str) or "://" in target:
-                continue
-            place = Path(target).resolve()
-            if place in self._written:
-                self._mistake("stream.sink", index, "target", f"{target} is written by another sink too", number)
-            self._written.add(place)
+                words = f"{name!r} is the name of another {what} too; give each its own"
+                self._mistake(header, number, "name", words, within)
 
     def _headers(self, header: str, within: int | None = None) -> list[int]:
         """The lines, from 0, on which tables of this header begin; within: those of one stream only."""
@@ -285,61 +294,16 @@ class _Reader:
         self.mistakes.add((line + 1, words))
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise _Mistake(f"{value!r} is no text; write it in quotes")
-    return value
+def _place(target: str) -> Path | str:
+    """What a path or an address stands for, however it is written."""
+    return public_name(target) if "://" in target else Path(target.replace("\0", "")).resolve()
 
 
-def _texts(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
-        raise _Mistake(f'{value!r} is no list of names; write it as ["person", "car"]')
-    return tuple(map(_text, value))
+_Shape = TypeVar("_Shape", Zone, Line)
 
 
-def _number(least: float, most: float) -> _Parse:
-    def parse(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-            raise _Mistake(f"{value!r} is no number from {least:g} to {most:g}")
-        return float(value)
-
-    return parse
-
-
-def _whole(least: int) -> _Parse:
-    def parse(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise _Mistake(f"{value!r} is no whole number from {least} on")
-        return value
-
-    return parse
-
-
-def _source(value: Any) -> str:
-    kind_of(str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value))
-    return str(value)
-
-
-def _tracker(value: Any) -> str:
-    if value not in tracker_names():
-        raise _Mistake(f"{value!r} is no tracker; there are: {', '.join(tracker_names())}")
-    return str(value)
-
-
-def _sink_kind(value: Any) -> str:
-    if value not in sink_kinds():
-        raise _Mistake(f"{value!r} is no kind of sink; there are: {', '.join(sink_kinds())}")
-    return str(value)
-
-
-def _point(value: Any) -> tuple[float, float]:
-    numbers = isinstance(value, list) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
-    if not numbers or len(value) != 2:
-        raise _Mistake(f"{value!r} is no point; write [x, y] in pixels")
-    return float(value[0]), float(value[1])
-
-
-def _points(value: Any) -> tuple[tuple[float, float], ...]:
-    if not isinstance(value, list) or len(value) < 3:
-        raise _Mistake(f"{value!r} is no polygon; write at least three points [x, y]")
-    return tuple(map(_point, value))
+def _within(shape: _Shape, size_hw: tuple[int, int] | None) -> _Shape:
+    """The zone or line; refused where it does not lie within frames of this size, which is often not known yet."""
+    if size_hw is not None:
+        require_within(shape, size_hw)
+    return shape

@@ -87,6 +87,18 @@ class Line:
         return np.where(within, way, 0)
 
 
+def require_within(shape: Zone | Line, size_hw: tuple[int, int]) -> None:
+    """Refuse a zone or line that does not lie within frames of this size, pixels; their edges are within."""
+    what, points = ("zone", shape.points) if isinstance(shape, Zone) else ("line", (shape.start, shape.end))
+    height, width = size_hw
+    for x, y in points:
+        if not (0 <= x <= width and 0 <= y <= height):
+            raise UsageError(
+                f"{what} {shape.name!r} has the point {_text((x, y))} outside the frame, which is {width}x{height}; "
+                "draw it on a picture of that size, or give the stream the size it was drawn on"
+            )
+
+
 class Happening(NamedTuple):
     """Something a track did.
 
@@ -143,14 +155,9 @@ class Zones:
 
     def fit(self, size_hw: tuple[int, int]) -> None:
         """Refuse the zones and lines that do not lie within frames of this size, pixels."""
-        shapes = [(f"zone {zone.name!r}", zone.points) for zone in self._zones]
-        shapes += [(f"line {line.name!r}", (line.start, line.end)) for line in self._lines]
-        height, width = size_hw
-        self._last_xy = np.array([width, height]) - 0.5
-        for what, points in shapes:
-            for x, y in points:
-                if not (0 <= x <= width and 0 <= y <= height):
-                    raise UsageError(f"{what} has the point {_text((x, y))} outside the frame, which is {width}x{height}")
+        self._last_xy = np.array(size_hw[::-1]) - 0.5
+        for shape in (*self._zones, *self._lines):
+            require_within(shape, size_hw)
 
     def update(self, detections: Detections, time_s: float) -> list[Happening]:
         """What the tracks have done since the frame before; who first shows inside a zone enters it there.

@@ -2,12 +2,17 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import pytest
+from web_client import get
+
+from edgedet.streaming.sinks.base import open_sink
 
 
 @pytest.fixture
@@ -81,6 +86,152 @@ def test_a_wrong_input_is_one_message_and_exit_code_2(run, write_clip, tmp_path,
     assert message in ended.err
     assert ended.err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+@pytest.fixture
+def no_model(tmp_path, monkeypatch):
+    """A model's file that must not be opened."""
+
+    def opened(*_, **__):
+        pytest.fail("the model was opened")
+
+    monkeypatch.setattr("edgedet.runtimes.detector.load", opened)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--serve", "{port}"], "--serve {port} on 127.0.0.1: Address already in use; choose another port"),
+        (["--serve", "0", "--host", "0.0.0.0"], "--host 0.0.0.0 lets other machines see the cameras; set --token"),
+        (["--host", "0.0.0.0"], "--host 0.0.0.0 is where --serve listens; add --serve 8080"),
+        (["--mqtt", "mqtt://user:secret@127.0.0.1:{closed}/topic"], "mqtt://127.0.0.1:{closed}/topic: no broker there"),
+        (["--webhook", "box/hook"], "box/hook: a webhook is http://HOST/PATH"),
+        (["--jsonl", "{folder}/model.onnx/out.jsonl"], "a file stands where a folder is needed"),
+        (["--jsonl", "taken.jsonl"], "taken.jsonl: is being written by another sink"),
+        (["--save", "out.avi"], "out.avi: video is written as .mp4"),
+        (["--tracker", "sort9"], "no tracker named 'sort9'"),
+        (["test:320x240", "--show"], "--show is a window for one stream, and there are 2; --serve 8080 shows them all"),
+        (["test:160x120"], "test:160x120 is named twice; give each stream a name of its own in a file"),
+        (["--runtime", "openvinoo"], "no runtime named 'openvinoo'"),
+    ],
+)
+def test_what_is_cheap_to_know_is_told_before_the_model_is_opened(
+    edgedet_cli, no_model, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        socket.socket() as unused,
+        open_sink("jsonl", "taken.jsonl", classes=[], fps=None, live=True),
+    ):
+        unused.bind(("127.0.0.1", 0))
+        values = {"port": taken.getsockname()[1], "closed": unused.getsockname()[1], "folder": tmp_path}
+        ended = edgedet_cli(
+            "stream", "test:160x120", "--model", no_model, *(argument.format(**values) for argument in arguments)
+        )
+    assert ended.code == 2
+    assert message.format(**values) in ended.err
+    assert "secret" not in ended.err
+    assert ended.err.count("edgedet: ") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_zone_outside_a_file_s_frame_is_told_before_the_model_is_opened(edgedet_cli, no_model, write_clip, tmp_path):
+    config = tmp_path / "streams.toml"
+    config.write_text(
+        f'model = "{no_model}"\ntracker = "sort"\n[[stream]]\nname = "gate"\nsource = "{write_clip()}"\n'
+        '[[stream.zone]]\nname = "yard"\npolygon = [[0, 0], [640, 0], [640, 480]]\n'
+    )
+    ended = edgedet_cli("stream", "--config", config)
+    assert ended.code == 2
+    assert "gate: zone 'yard' has the point (640, 0) outside the frame, which is 160x120; draw it on" in ended.err
+
+
+def test_the_command_line_goes_before_the_file_for_the_engine_and_fills_in_for_the_streams(tmp_path):
+    from edgedet.cli.plans import Engine, Wanted, jobs
+    from edgedet.streaming.feed import FeedOptions
+
+    config = tmp_path / "streams.toml"
+    config.write_text(
+        'model = "a.onnx"\ndevice = "cpu"\nmax_wait_ms = 3\n'
+        '[[stream]]\nname = "a"\nsource = "test:"\nmin_score = { car = 0.6 }\n[[stream]]\nname = "b"\nsource = "test:"\n'
+    )
+    common = Wanted("sort", 0.5, ("car",), FeedOptions(stride=2))
+    (first, second), engine = jobs([], config, {}, common, Engine(None, "onnxruntime", "gpu", None))
+    assert engine == Engine(Path("a.onnx"), "onnxruntime", "gpu", 3.0)
+    assert (first.wanted.tracker, first.wanted.score, first.wanted.feed.stride) == ("sort", {"car": 0.6}, 2)
+    assert (first.wanted.least_score, second.wanted.least_score) == (0.3, 0.5)
+
+
+def test_a_password_in_an_address_is_told_nowhere(edgedet_cli, yolox_nano_pth, tmp_path):
+    config = tmp_path / "streams.toml"
+    config.write_text(f'model = "{yolox_nano_pth}"\n[[stream]]\nsource = "rtsp://user:secret@127.0.0.1:9/1"\n')
+    for arguments in (["rtsp://user:secret@127.0.0.1:9/1", "--model", yolox_nano_pth], ["--config", config]):
+        ended = edgedet_cli("stream", *arguments, "--json")
+        assert ended.code == 2
+        assert "rtsp://127.0.0.1:9/1: " in ended.err
+        assert "secret" not in ended.err + ended.out
+
+
+def test_each_stream_of_a_file_has_its_own_tracks_zones_thresholds_and_sinks(edgedet_cli, yolox_nano_pth, people_mp4, tmp_path):
+    """Somebody walks in from the left and past the middle of the picture in the eleventh frame."""
+    reader = cv2.VideoCapture(str(people_mp4))
+    reader.set(cv2.CAP_PROP_POS_FRAMES, 224)
+    writer = cv2.VideoWriter(str(tmp_path / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (768, 432))
+    for _ in range(16):
+        writer.write(reader.read()[1])
+    writer.release()
+    config = tmp_path / "streams.toml"
+    stream = '[[stream]]\nname = "{name}"\nsource = "{folder}/clip.mp4"\n{more}\n'
+    stream += '[[stream.line]]\nname = "middle"\nfrom = [384, 432]\nto = [384, 0]\n'
+    stream += '[[stream.sink]]\nkind = "jsonl"\ntarget = "{folder}/{name}.jsonl"\n'
+    streams = {
+        "all": 'tracker = "bytetrack"',
+        "cars": 'tracker = "sort"\nclasses = ["car"]',
+        "sure": 'tracker = "bytetrack"\nmin_score = { person = 0.99 }',
+    }
+    parts = [stream.replace("{name}", name).replace("{more}", more) for name, more in streams.items()]
+    config.write_text(f'model = "{yolox_nano_pth}"\n' + "".join(parts).replace("{folder}", str(tmp_path)))
+    ended = edgedet_cli("stream", "--config", config, "--json")
+    assert ended.code == 0, ended.err
+    summary = json.loads(ended.out)
+    assert [(one["name"], one["frames"], one["tracks"]) for one in summary["streams"]] == [
+        ("all", 16, 1),
+        ("cars", 16, 0),
+        ("sure", 16, 0),
+    ]
+    assert summary["streams"][0]["lines"] == {"middle": {"left": {}, "right": {"person": 1}}}
+    records = {name: [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()] for name in streams}
+    crossings = [one for one in records["all"] if one.get("event") == "cross"]
+    assert [(one["stream"], one["detail"]["class"], one["time_s"]) for one in crossings] == [("all", "person", 1.0)]
+    assert {len(one["objects"]) for name in ("cars", "sure") for one in records[name]} == {0}
+
+
+def test_a_camera_is_served_until_ctrl_c(yolox_nano_pth, tmp_path):
+    arguments = ["test:160x120@20", "--model", str(yolox_nano_pth), "--serve", "0", "--jsonl", str(tmp_path / "out.jsonl")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgedet", "stream", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    said = process.stderr.readline()  # before the model is open
+    assert said.startswith("live page: http://127.0.0.1:")
+    url, end_s = said.split()[-1], time.monotonic() + 60
+    assert get(url, "/healthz").status == 200
+    (stream,) = get(url, "/streams").json["streams"]
+    while stream["frames"] < 10 and time.monotonic() < end_s:
+        time.sleep(0.1)
+        (stream,) = get(url, "/streams").json["streams"]
+    assert (stream["name"], stream["state"]) == ("test:160x120@20", "online")
+    assert get(url, "/streams/test:160x120@20/snapshot.jpg").image.shape == (120, 160, 3)
+    assert 'edgedet_up{stream="test:160x120@20"} 1.0' in get(url, "/metrics").text
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "test:160x120@20: " in out
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) >= 10
 
 
 def test_a_damaged_clip_says_one_line_in_a_process_of_its_own(yolox_nano_pth, write_clip, tmp_path):

@@ -181,7 +181,10 @@ def test_a_clock_set_back_keeps_nobody_and_gives_no_negative_dwell():
         (lambda: Zone("odd", [(0, 0), (9, 9), (9,)]), "zone 'odd': .* are no points"),
         (lambda: Zone("nan", [(0, 0), (9, 9), (float("nan"), 0)]), "zone 'nan': .* are no points"),
         (lambda: Line("dot", (3, 4), (3, 4)), r"line 'dot' starts and ends at \(3, 4\)"),
-        (lambda: Zones([Zone("far", [(0, 0), (700, 0), (0, 9)])], size_hw=SIZE_HW), r"\(700, 0\) outside the frame.* 640x480"),
+        (
+            lambda: Zones([Zone("far", [(0, 0), (700, 0), (0, 9)])], size_hw=SIZE_HW),
+            r"\(700, 0\) outside the frame.* 640x480; draw",
+        ),
         (lambda: Zones(lines=[Line("up", (0, -1), (5, 5))], size_hw=SIZE_HW), r"line 'up' has the point \(0, -1\) outside"),
         (lambda: Zones([Zone("a", SQUARE), Zone("a", STAR)], size_hw=SIZE_HW), "there are two zones named 'a'; rename one"),
     ],
