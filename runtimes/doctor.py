@@ -8,7 +8,8 @@ import re
 from dataclasses import asdict, dataclass
 
 from edgedet import plugins
-from edgedet.runtimes import machine
+from edgedet.runtimes import jetson, jetson_advice, machine
+from edgedet.runtimes.jetson import Jetson, Part
 
 ENABLES = {
     "export": "edgedet export; PyTorch as validate's reference",
@@ -62,12 +63,14 @@ class OpenCvState:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that `edgedet doctor` knows."""
+    """All that `edgedet doctor` knows; jetson and parts, its state with what to do about it, on a Jetson only."""
 
     machine: machine.Machine
     opencv: OpenCvState
     runtimes: tuple[RuntimeState, ...]
     extras: tuple[ExtraState, ...]
+    jetson: Jetson | None = None
+    parts: tuple[Part, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -86,7 +89,9 @@ def examine() -> Diagnosis:
     runtimes = [_runtime(name, opencv) for name in names]
     if "tensorrt" not in names:
         runtimes.append(_tensorrt())
-    return Diagnosis(machine.describe(), opencv, tuple(runtimes), _extras())
+    board = jetson.read()
+    parts = jetson_advice.parts(board, gstreamer=opencv.gstreamer, tensorrt=_tensorrt_module()) if board else []
+    return Diagnosis(machine.describe(), opencv, tuple(runtimes), _extras(), board, tuple(parts))
 
 
 def _runtime(name: str, opencv: OpenCvState) -> RuntimeState:
@@ -106,6 +111,15 @@ def _tensorrt() -> RuntimeState:
     except importlib.metadata.PackageNotFoundError:
         found = "tensorrt is installed" if importlib.util.find_spec("tensorrt") else "tensorrt is not installed"
     return RuntimeState("tensorrt", (".engine",), problem=f"this edgedet does not run it yet, a later version will; {found}")
+
+
+def _tensorrt_module() -> str:
+    """The version of this Python's TensorRT, empty where it has none."""
+    try:
+        import tensorrt
+    except ImportError:
+        return ""
+    return tensorrt.__version__
 
 
 def _opencv() -> OpenCvState:

@@ -97,6 +97,8 @@ def _print(found: Diagnosis) -> None:
         for r in found.runtimes
     ]
     console.print_table(["runtime", "files", "version", "devices", "state"], rows)
+    if found.parts:
+        console.print_table(["Jetson", "state", "to do"], [[part.name, part.state, part.advice] for part in found.parts])
     parts = [
         [e.name, e.enables, f"missing {', '.join(e.missing)}: {e.install}" if e.missing else "complete"] for e in found.extras
     ]

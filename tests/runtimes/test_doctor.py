@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from boards import lay
 
 from edgedet.runtimes import doctor, run_onnxruntime
 
@@ -73,3 +75,32 @@ def test_doctor_prints_json(edgedet_cli: Callable) -> None:
     report = json.loads(ended.out)
     assert report["usable"]
     assert report["opencv"]["version"]
+
+
+@pytest.fixture
+def on_a_jetson(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Doctor sees the recorded Orin Nano instead of this machine."""
+    run, read = lay("orin-nano-jetpack-7.2.1", tmp_path), doctor.jetson.read
+    monkeypatch.setattr(doctor.jetson, "read", lambda: read(tmp_path, run))
+
+
+def test_a_jetson_is_told_part_by_part_with_what_to_do(on_a_jetson: None, edgedet_cli: Callable):
+    ended = edgedet_cli("doctor")
+    assert ended.code == 0, ended.err
+    assert "L4T 39.2.1, JetPack 7.2.1" in ended.out
+    assert "sudo nvpmodel -m 2 is MAXN_SUPER" in ended.out
+    assert "CPU 729 to 1344 MHz, GPU 306 to 918 MHz" in ended.out
+
+
+def test_json_has_a_jetsons_facts_and_the_advice(on_a_jetson: None, edgedet_cli: Callable):
+    report = json.loads(edgedet_cli("doctor", "--json").out)
+    assert report["jetson"]["clocks"]["GPU"] == {"least_mhz": 306, "most_mhz": 918, "now_mhz": 306}
+    assert {part["name"] for part in report["parts"] if part["advice"]} >= {"power mode", "clocks", "memory"}
+    assert [part["name"] for part in report["parts"] if not part["advice"]] == ["system", "DLA"]
+
+
+def test_elsewhere_nothing_is_said_of_a_jetson(monkeypatch: pytest.MonkeyPatch, edgedet_cli: Callable):
+    monkeypatch.setattr(doctor.jetson, "read", lambda: None)
+    assert "Jetson" not in edgedet_cli("doctor").out
+    report = json.loads(edgedet_cli("doctor", "--json").out)
+    assert (report["jetson"], report["parts"]) == (None, [])
