@@ -156,7 +156,8 @@ class Zones:
     def fit(self, size_hw: tuple[int, int]) -> None:
         """Refuse the zones and lines that do not lie within frames of this size, pixels."""
         self._last_xy = np.array(size_hw[::-1]) - 0.5
-        for shape in (*self._zones, *self._lines):
+        shapes: list[Zone | Line] = [*self._zones, *self._lines]
+        for shape in shapes:
             require_within(shape, size_hw)
 
     def update(self, detections: Detections, time_s: float) -> list[Happening]:

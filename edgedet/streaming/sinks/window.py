@@ -33,7 +33,7 @@ class WindowSink(Sink):
     def __init__(self, title: str, *, classes: Sequence[str]) -> None:
         # Without a display Qt ends the whole process, so look before.
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            raise OutputError("no display to show a window on (DISPLAY is not set); use --save out.mp4 instead")
+            raise OutputError("no display to show a window on (DISPLAY is not set); use --serve 8080 or --save out.mp4 instead")
         try:
             cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
         except cv2.error as error:
