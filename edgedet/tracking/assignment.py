@@ -19,17 +19,17 @@ def overlapping(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.n
     """
     # Left, top, -right, -bottom of the one against right, bottom, -left, -top of the other: all four less, one comparison.
     close = (first.T * _SIGNS)[:, :, None] < (second.T[_OPPOSITE] * _SIGNS)[:, None]
-    both = np.logical_and.reduce(close)
-    rows, columns = np.divmod(np.flatnonzero(both), max(len(second), 1))
-    return rows, columns, _iou(first[rows], second[columns])
+    both = np.logical_and.reduce(close).ravel().nonzero()[0]
+    rows, columns = np.divmod(both, max(len(second), 1))
+    return rows, columns, _iou(first.T[:, rows], second.T[:, columns])
 
 
 def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(P,) intersection over union of each box (P, 4) xyxy with the other at its place; each two do overlap."""
-    common = np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2])
-    sides, sides_2 = first[:, 2:] - first[:, :2], second[:, 2:] - second[:, :2]
-    intersection = common[:, 0] * common[:, 1]
-    return intersection / (sides[:, 0] * sides[:, 1] + sides_2[:, 0] * sides_2[:, 1] - intersection)
+    """(P,) intersection over union of each box (4, P) xyxy with the other at its place; each two do overlap."""
+    width, height = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
+    (width_1, height_1), (width_2, height_2) = first[2:] - first[:2], second[2:] - second[:2]
+    intersection = width * height
+    return intersection / (width_1 * height_1 + width_2 * height_2 - intersection)
 
 
 def pair(rows: np.ndarray, columns: np.ndarray, worth: np.ndarray) -> np.ndarray:
@@ -41,17 +41,24 @@ def pair(rows: np.ndarray, columns: np.ndarray, worth: np.ndarray) -> np.ndarray
     """
     if not len(rows):
         return np.zeros(0, np.intp)
+    if _most(rows) == _most(columns) == 1:
+        return np.arange(len(rows))
     # Where every track's best object, or every object's best track, is another one, no pairing can be worth more.
     order = np.argsort(worth, kind="stable")
     for ours, theirs in ((rows, columns), (columns, rows)):
         best = _last_of_each(ours, order)
-        if np.bincount(theirs[best]).max() == 1:
+        if _most(theirs[best]) == 1:
             return best
     # A pair of which neither side has another choice is settled; the solver gets the rest.
     alone = (np.bincount(rows)[rows] == 1) & (np.bincount(columns)[columns] == 1)
     contested = np.flatnonzero(~alone)
     best = contested[_solve(rows[contested], columns[contested], worth[contested])]
     return np.concatenate([np.flatnonzero(alone), best])
+
+
+def _most(numbers: np.ndarray) -> int:
+    """How often the most frequent of these numbers (P,) occurs."""
+    return int(np.maximum.reduce(np.bincount(numbers)))
 
 
 def _last_of_each(numbers: np.ndarray, order: np.ndarray) -> np.ndarray:

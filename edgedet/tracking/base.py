@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -52,12 +51,12 @@ def create(name: str, *, min_score: float | None = None) -> Tracker:
 def above(detections: Detections, min_score: float) -> Detections:
     """The detections whose score is min_score or more."""
     wanted = detections.scores >= min_score
-    return detections if wanted.all() else detections[wanted]
+    return detections if np.count_nonzero(wanted) == len(wanted) else detections[wanted]
 
 
 def tracked(detections: Detections, ids: np.ndarray) -> Detections:
     """The detections whose id, of (N,), is above zero, with these ids."""
     wanted = ids > 0
-    if wanted.all():
-        return replace(detections, track_ids=ids)
-    return replace(detections[wanted], track_ids=ids[wanted])
+    if np.count_nonzero(wanted) < len(wanted):
+        detections, ids = detections[wanted], ids[wanted]
+    return Detections(detections.boxes, detections.scores, detections.labels, ids, detections.masks)

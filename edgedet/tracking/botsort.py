@@ -67,13 +67,14 @@ class BotSort(ByteTrack):
             self._affine = None
 
     def _likeness(self, detections: Detections, rows: np.ndarray, columns: np.ndarray, iou: np.ndarray) -> np.ndarray:
-        """IoU, or likeness of looks where that is greater and the boxes are near."""
+        """IoU times score, or likeness of looks where that is greater and the boxes are near."""
+        likeness = super()._likeness(detections, rows, columns, iou)
         if self._appearance is None:
-            return iou
+            return likeness
         self._looks_now = self._describe(detections)
         distance = (1 - (self._looks[rows] * self._looks_now[columns]).sum(axis=1)) / 2
         counts = (distance < _ALIKE) & (iou > _NEAR)
-        return np.where(counts, np.maximum(iou, 1 - distance), iou)
+        return np.where(counts, np.maximum(likeness, 1 - distance), likeness)
 
     def _describe(self, detections: Detections) -> np.ndarray:
         """(N, D) how the detections look, of length one; zero for faint ones, or where there was no picture."""

@@ -16,6 +16,7 @@ from edgedet.tracking.kalman import BoxMotion
 
 HIGH_SCORE, START_SCORE = 0.6, 0.7
 _UNCONFIRMED = 0  # in place of an id
+_NOBODY = np.array([_UNCONFIRMED])
 # seen_s: when it was last detected; lost: not detected in the latest frame.
 _TRACK = np.dtype([("id", np.int64), ("label", np.int32), ("seen_s", np.float64), ("lost", bool)])
 
@@ -31,10 +32,10 @@ class ByteTrack:
     high_score: an object from here on is paired first, with tracks seen or
     lost; from start_score on it may start a track. low_score: objects from
     here up to high_score only continue a track that was seen in the frame
-    before. lost_s: how long a lost track is remembered, seconds. Minimal IoU
-    of a pair: first_iou for high scores, second_iou for low ones, new_iou for
-    a track that has been seen once; another_class_iou for one whose class
-    would change.
+    before. lost_s: how long a lost track is remembered, seconds. Of a pair at
+    least: first_iou, IoU times score, for high scores; second_iou for low
+    ones; new_iou, IoU times score, for a track that has been seen once;
+    another_class_iou for one whose class would change.
     """
 
     def __init__(
@@ -72,13 +73,13 @@ class ByteTrack:
         high = detections.scores >= self.high_score
         owners = self._associate(detections, high)
         self._correct(detections, owners, time_s)
-        started = high & (detections.scores >= self.start_score) & (owners < 0)
-        ids = self._tracks["id"][owners] if len(self) else np.zeros(len(owners), np.int64)
-        ids[owners < 0] = _UNCONFIRMED
+        ids = np.concatenate([self._tracks["id"], _NOBODY])[owners]  # -1 is nobody
+        started = ((owners < 0) & high & (detections.scores >= self.start_score)).nonzero()[0]
         if first:
-            ids[started] = self._next_ids(int(started.sum()))
+            ids[started] = self._next_ids(len(started))
         self._keep((self._tracks["id"] != _UNCONFIRMED) | ~self._tracks["lost"])  # noise is not remembered
-        self._start(detections, np.flatnonzero(started), ids, time_s)
+        if len(started):
+            self._start(detections, started, ids, time_s)
         return tracked(detections, ids)
 
     def _advance(self, time_s: float) -> None:
@@ -94,7 +95,7 @@ class ByteTrack:
         """(N,) index of the track each detection continues, or -1."""
         owners, free = np.full(len(detections), -1), np.ones(len(self), bool)
         rows, columns, iou = overlapping(self._motion.boxes, detections.boxes)
-        minimum = np.where(self._tracks["label"][rows] == detections.labels[columns], 0.0, self.another_class_iou)
+        allowed = (self._tracks["label"][rows] == detections.labels[columns]) | (iou >= self.another_class_iou)
         likeness = self._likeness(detections, rows, columns, iou)
         confirmed = self._tracks["id"] != _UNCONFIRMED
         stages = (
@@ -103,40 +104,45 @@ class ByteTrack:
             (~confirmed, high, likeness, self.new_iou),
         )
         for candidates, wanted, worth, min_worth in stages:
-            if not (candidates.any() and wanted.any()):
-                continue
-            tracks, objects = candidates & free, wanted & (owners < 0)
-            possible = np.flatnonzero(tracks[rows] & objects[columns] & (worth >= np.maximum(minimum, min_worth)))
+            possible = candidates[rows] & wanted[columns] & allowed & (worth >= min_worth)
+            possible = (possible & free[rows] & (owners[columns] < 0)).nonzero()[0]
             chosen = possible[pair(rows[possible], columns[possible], worth[possible])]
             owners[columns[chosen]] = rows[chosen]
             free[rows[chosen]] = False
+            if np.count_nonzero(owners < 0) == 0:
+                break
         return owners
 
     def _likeness(self, detections: Detections, rows: np.ndarray, columns: np.ndarray, iou: np.ndarray) -> np.ndarray:
-        """(P,) how well each pair of a track and a high-scoring detection fits, in [0, 1]; called once a frame."""
-        return iou
+        """(P,) how well each pair of a track and a high-scoring detection fits, in [0, 1]; called once a frame.
+
+        IoU times score, as the authors' program has it. A score counts as no
+        less than their threshold: where the user's is lower, a faint object
+        needs no more overlap.
+        """
+        return iou * np.minimum(np.maximum(detections.scores, HIGH_SCORE), 1)[columns]
 
     def _correct(self, detections: Detections, owners: np.ndarray, time_s: float) -> None:
         """Take what was seen into the tracks; confirm those seen for the second time."""
-        objects = np.flatnonzero(owners >= 0)
+        objects = (owners >= 0).nonzero()[0]
         seen, tracks = owners[objects], self._tracks
         self._motion.correct(seen, detections.boxes[objects])
         tracks["lost"] = True
         tracks["lost"][seen], tracks["seen_s"][seen], tracks["label"][seen] = False, time_s, detections.labels[objects]
         confirmed_now = seen[tracks["id"][seen] == _UNCONFIRMED]
-        tracks["id"][confirmed_now] = self._next_ids(len(confirmed_now))
+        if len(confirmed_now):
+            tracks["id"][confirmed_now] = self._next_ids(len(confirmed_now))
 
     def _start(self, detections: Detections, objects: np.ndarray, ids: np.ndarray, time_s: float) -> None:
         """Begin a track for each of the objects (M,), with its id of (N,)."""
-        if len(objects):
-            self._motion.append(detections.boxes[objects])
-            started = np.zeros(len(objects), _TRACK)
-            started["id"], started["label"], started["seen_s"] = ids[objects], detections.labels[objects], time_s
-            self._tracks = np.concatenate([self._tracks, started])
+        self._motion.append(detections.boxes[objects])
+        started = np.zeros(len(objects), _TRACK)
+        started["id"], started["label"], started["seen_s"] = ids[objects], detections.labels[objects], time_s
+        self._tracks = np.concatenate([self._tracks, started])
 
     def _keep(self, mask: np.ndarray) -> None:
         """Forget the tracks where the (T,) mask is False."""
-        if not mask.all():
+        if np.count_nonzero(mask) < len(mask):
             self._motion.keep(mask)
             self._tracks = self._tracks[mask]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# In object sizes. The first three are per-frame values of DeepSORT (Wojke et al. 2017) turned into rates at 30 fps.
+# In object sizes; per-frame values of DeepSORT (Wojke et al. 2017), those of motion turned into rates at 30 fps.
 MEASURED_STD = 1 / 20  # how far a detected edge lies from the true one
 WANDER_VARIANCE = 30 / 20**2  # of position, per second
 PUSH_VARIANCE = np.array([1.0, 1.0, 0.0, 0.0])  # of velocity, per second
@@ -68,7 +68,7 @@ class Motion:
         """Pull the tracks at `index` (M,) towards what was measured: (4, M), with its variance."""
         if not len(index):
             return
-        state = self.state[:, :, index]
+        state = self.state.take(index, axis=2)
         gain = state[2:4] / (state[2] + measured_var)  # of the position, of the velocity
         state[:2] += gain * (measured - state[0])
         state[4] -= gain[1] * state[3]
@@ -86,6 +86,14 @@ class Motion:
         self.state = self.state[:, :, mask]
 
 
+def _growth(push_variance: np.ndarray) -> np.ndarray:
+    """(3, 12): what a second, its square and its cube add to the (3, 4) planes of the covariance of a pixel's size."""
+    growth = np.zeros((3, 3, 4))
+    growth[0, 0], growth[0, 2] = WANDER_VARIANCE, push_variance
+    growth[1, 1], growth[2, 0] = push_variance / 2, push_variance / 3
+    return growth.reshape(3, 12)
+
+
 class BoxMotion(Motion):
     """T moving boxes in real time: seconds, not frames.
 
@@ -95,7 +103,7 @@ class BoxMotion(Motion):
     velocity, else a box that is lost for a while would grow or shrink away.
     """
 
-    push_variance, start_speed_std = PUSH_VARIANCE[:, None], START_SPEED_STD[:, None]
+    growth, start_var, start_speed_var = _growth(PUSH_VARIANCE), MEASURED_STD**2, START_SPEED_STD[:, None] ** 2
 
     @property
     def boxes(self) -> np.ndarray:
@@ -106,9 +114,8 @@ class BoxMotion(Motion):
         """Move every box on by the time that has passed, growing its uncertainty (white-noise acceleration)."""
         if not len(self):
             return
-        push = self.push_variance
-        growth = np.array([elapsed_s * WANDER_VARIANCE + elapsed_s**3 / 3 * push, elapsed_s**2 / 2 * push, elapsed_s * push])
-        self.move(elapsed_s, growth * self.size_2(self.state[0]))
+        growth = np.array([elapsed_s, elapsed_s**2, elapsed_s**3]) @ self.growth
+        self.move(elapsed_s, growth.reshape(3, 4, 1) * self.size_2(self.state[0]))
 
     def correct(self, index: np.ndarray, boxes: np.ndarray) -> None:
         """Pull the boxes at `index` (M,) towards the detected ones: (M, 4) xyxy, pixels."""
@@ -119,7 +126,7 @@ class BoxMotion(Motion):
         """Add boxes (M, 4) xyxy at rest, of unknown speed."""
         position = to_centre(boxes)
         size_2 = self.size_2(position)
-        self.add(position, MEASURED_STD**2 * size_2, self.start_speed_std**2 * size_2)
+        self.add(position, self.start_var * size_2, self.start_speed_var * size_2)
 
     def warp(self, affine: np.ndarray) -> None:
         """Take every box along with the picture: `affine`, (2, 3), maps where things were to where they are now.
@@ -143,10 +150,16 @@ class BoxMotion(Motion):
 class SideMotion(BoxMotion):
     """Boxes whose sizes have a velocity too, and whose noise along each axis grows with the side along it.
 
-    BoT-SORT's state (Aharon et al. 2022, equations 1 to 6), in seconds.
+    BoT-SORT's state (Aharon et al. 2022, equations 1 to 6), in seconds. What
+    is measured is as uncertain as the expected box is large.
     """
 
-    push_variance, start_speed_std = np.ones((4, 1)), np.full((4, 1), 2.0)
+    growth, start_var, start_speed_var = _growth(np.full(4, 30**3 / 160**2)), 4 * MEASURED_STD**2, (300 / 160) ** 2
+
+    def correct(self, index: np.ndarray, boxes: np.ndarray) -> None:
+        """Pull the boxes at `index` (M,) towards the detected ones: (M, 4) xyxy, pixels."""
+        expected = self.size_2(self.state[0].take(index, axis=1))
+        self.pull(index, to_centre(boxes), MEASURED_STD**2 * expected)
 
     @staticmethod
     def size_2(position: np.ndarray) -> np.ndarray:

@@ -4,21 +4,20 @@ What was observed counts for more than what a filter made of it: a track found
 again relives the gap along a straight line (ORU), its direction takes part in
 the pairing (OCM), and what is left over is paired where it was last seen (OCR).
 
-Departures, for the edge: time is in seconds, taken from the frames; only pairs
-of enough overlap compete; a track that was shown once is shown whenever it is
-seen; a track changes its class only where the boxes all but coincide.
+Its filter is SORT's. Departures, for the edge: where frames were dropped,
+motion goes on by as many frames as are missing; only pairs of enough overlap
+compete; a track that was shown once is shown whenever it is seen; a track
+changes its class only where the boxes all but coincide.
 """
 
 from __future__ import annotations
-
-from collections import deque
 
 import numpy as np
 
 from edgedet.detections import Detections
 from edgedet.tracking.assignment import overlapping, pair
 from edgedet.tracking.base import above, tracked
-from edgedet.tracking.kalman import BoxMotion
+from edgedet.tracking.sort import AreaMotion, FrameSteps
 
 _NOT_SHOWN = 0  # in place of an id
 _SPAN = 3  # observations back, from which a direction is taken
@@ -27,7 +26,8 @@ _TRACK = np.dtype(
         ("id", np.int64),
         ("label", np.int32),
         ("streak", np.int64),  # detected frames in a row, without the first one
-        ("seen_s", np.float64),  # when it was last detected
+        ("seen", np.int64),  # the frame in which it was last detected
+        ("seen_s", np.float64),  # when that was
         ("box", np.float64, 4),  # where, xyxy
         ("centres", np.float64, (_SPAN, 2)),  # of the last detected boxes, oldest first
         ("heading", np.float64, 2),  # unit vector of its way; zero where unknown
@@ -62,10 +62,10 @@ class OcSort:
     ) -> None:
         self.min_score, self.lost_s, self.min_hits = min_score, lost_s, min_hits
         self.min_iou, self.another_class_iou, self.inertia = min_iou, another_class_iou, inertia
-        self._motion = BoxMotion()
+        self._motion, self._steps = AreaMotion(), FrameSteps()
         self._observed = self._motion.state  # the same as each track was when last detected
         self._tracks = np.zeros(0, _TRACK)
-        self._times_s: deque[float] = deque()  # of the frames since a track could last have been seen
+        self._now = 0  # the frame's number, those that were dropped counted too
         self._frames, self._last_id = 0, 0
 
     def __len__(self) -> int:
@@ -76,43 +76,41 @@ class OcSort:
         """Those detections whose track is shown, boxes as detected, with their track_ids."""
         detections = above(detections, self.min_score)
         self._frames += 1
-        previous_s = self._advance(time_s)
+        before = self._advance(time_s)
         centres = (detections.boxes[:, :2] + detections.boxes[:, 2:]) / 2
         owners = self._associate(detections, centres)
-        self._correct(detections, centres, owners, previous_s, time_s)
-        new = np.flatnonzero(owners < 0)
+        self._correct(detections, centres, owners, before, time_s)
+        new = (owners < 0).nonzero()[0]
         if len(new):
             owners[new] = np.arange(len(self), len(self) + len(new))
             self._start(detections[new], centres[new], time_s)
         return tracked(detections, self._ids(owners))
 
-    def _advance(self, time_s: float) -> float:
-        """Predict every track to the frame's time, free those lost too long; returns the time of the frame before."""
-        while self._times_s and self._times_s[-1] > time_s:  # the clock was set back
-            self._times_s.pop()
-        while self._times_s and self._times_s[0] < time_s - self.lost_s:
-            self._times_s.popleft()
-        previous_s = self._times_s[-1] if self._times_s else time_s
-        self._times_s.append(time_s)
+    def _advance(self, time_s: float) -> int:
+        """Predict every track to this frame, free those lost too long; returns the number of the frame before."""
         seen_s = self._tracks["seen_s"]
-        np.minimum(seen_s, time_s, out=seen_s)
+        np.minimum(seen_s, time_s, out=seen_s)  # a clock set back must not keep lost tracks alive
         self._keep(time_s - seen_s <= self.lost_s)
-        just_seen = self._tracks["seen_s"] == previous_s
-        self._observed = self._motion.state if just_seen.all() else np.where(just_seen, self._motion.state, self._observed)
-        self._motion.predict(time_s - previous_s)
-        return previous_s
+        before, steps = self._now, self._steps.since_last(time_s)
+        self._now += steps
+        just_seen = self._tracks["seen"] == before
+        everyone = np.count_nonzero(just_seen) == len(just_seen)
+        self._observed = self._motion.state if everyone else np.where(just_seen, self._motion.state, self._observed)
+        for _ in range(steps):
+            self._motion.predict()
+        return before
 
     def _associate(self, detections: Detections, centres: np.ndarray) -> np.ndarray:
         """(N,) index of the track each detection continues, or -1: where it is expected, else where it was last seen."""
         owners = np.full(len(detections), -1)
-        rows, columns, iou = self._pairs(self._motion.boxes, detections)
+        rows, columns, iou = self._pairs(self._motion.boxes.astype(np.float32), detections)
         chosen = pair(rows, columns, iou + self.inertia * self._agreement(rows, centres[columns], detections.scores[columns]))
         owners[columns[chosen]] = rows[chosen]
-        left, tracks = np.flatnonzero(owners < 0), np.ones(len(self), bool)
-        tracks[rows[chosen]] = False
-        if len(left) and tracks.any():
+        if len(chosen) < min(len(self), len(owners)):
+            tracks = np.ones(len(self), bool)
+            tracks[rows[chosen]] = False
             rows, columns, iou = self._pairs(self._tracks["box"], detections)
-            possible = np.flatnonzero(tracks[rows] & (owners[columns] < 0))
+            possible = (tracks[rows] & (owners[columns] < 0)).nonzero()[0]
             chosen = possible[pair(rows[possible], columns[possible], iou[possible])]
             owners[columns[chosen]] = rows[chosen]
         return owners
@@ -121,7 +119,7 @@ class OcSort:
         """Tracks, objects and IoU, each (P,), of the pairs that overlap enough; boxes: (T, 4) of the tracks."""
         rows, columns, iou = overlapping(boxes, detections.boxes)
         same = self._tracks["label"][rows] == detections.labels[columns]
-        possible = iou >= np.where(same, self.min_iou, self.another_class_iou)
+        possible = ((iou >= self.min_iou) & (same | (iou >= self.another_class_iou))).nonzero()[0]
         return rows[possible], columns[possible], iou[possible]
 
     def _agreement(self, tracks: np.ndarray, centres: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -130,44 +128,39 @@ class OcSort:
         cosine = way[:, 0] * heading[:, 0] + way[:, 1] * heading[:, 1]
         return (0.5 - np.arccos(np.minimum(np.maximum(cosine, -1), 1)) / np.pi) * scores
 
-    def _correct(
-        self, detections: Detections, centres: np.ndarray, owners: np.ndarray, previous_s: float, time_s: float
-    ) -> None:
+    def _correct(self, detections: Detections, centres: np.ndarray, owners: np.ndarray, before: int, time_s: float) -> None:
         """Take what was seen into the tracks that own it, after the gap of those found again."""
-        objects = np.flatnonzero(owners >= 0)
+        objects = (owners >= 0).nonzero()[0]
         tracks, boxes = owners[objects], detections.boxes[objects]
         seen = self._tracks[tracks]
-        again = seen["seen_s"] < previous_s
-        if again.any():
-            self._relive(tracks[again], boxes[again], time_s)
+        again = (seen["seen"] < before).nonzero()[0]
+        if len(again):
+            self._relive(tracks[again], boxes[again])
         self._motion.correct(tracks, boxes)
         seen["streak"] += 1
         seen["heading"] = _unit(centres[objects] - seen["centres"][:, 0])
         seen["centres"][:, :-1] = seen["centres"][:, 1:]
         seen["centres"][:, -1] = centres[objects]
-        seen["box"], seen["seen_s"], seen["label"] = boxes, time_s, detections.labels[objects]
+        seen["box"], seen["seen"], seen["seen_s"], seen["label"] = boxes, self._now, time_s, detections.labels[objects]
         self._tracks["streak"] = 0
         self._tracks[tracks] = seen
 
-    def _relive(self, tracks: np.ndarray, boxes: np.ndarray, time_s: float) -> None:
+    def _relive(self, tracks: np.ndarray, boxes: np.ndarray) -> None:
         """Observation-centric re-update: filter the gap anew, along a straight line from the last box to the one now.
 
         Tracks lost at the same time are filtered together, frame by frame; the
         frame now is only predicted, since what is seen in it follows.
         """
-        lost_s = self._tracks["seen_s"][tracks]
-        for start_s in np.unique(lost_s):
-            group, to = tracks[lost_s == start_s], boxes[lost_s == start_s]
-            motion, everything, before_s = BoxMotion(), np.arange(len(group)), start_s
+        lost = self._tracks["seen"][tracks]
+        for start in np.unique(lost).tolist():
+            group, to = tracks[lost == start], boxes[lost == start]
+            motion, everything = AreaMotion(), np.arange(len(group))
             motion.state = self._observed[:, :, group]
-            start = self._tracks["box"][group]
-            for now_s in self._times_s:
-                if now_s <= start_s:
-                    continue
-                motion.predict(now_s - before_s)
-                if now_s < time_s:
-                    motion.correct(everything, start + (now_s - start_s) / (time_s - start_s) * (to - start))
-                before_s = now_s
+            box = self._tracks["box"][group]
+            for number in range(start + 1, self._now):
+                motion.predict()
+                motion.correct(everything, box + (number - start) / (self._now - start) * (to - box))
+            motion.predict()
             self._motion.state[:, :, group] = motion.state
 
     def _start(self, found: Detections, centres: np.ndarray, time_s: float) -> None:
@@ -175,7 +168,7 @@ class OcSort:
         self._motion.append(found.boxes)
         self._observed = np.concatenate([self._observed, self._motion.state[:, :, -len(found) :]], axis=2)
         started = np.zeros(len(found), _TRACK)
-        started["label"], started["seen_s"], started["box"] = found.labels, time_s, found.boxes
+        started["label"], started["box"], started["seen"], started["seen_s"] = found.labels, found.boxes, self._now, time_s
         started["centres"] = centres[:, None]
         self._tracks = np.concatenate([self._tracks, started])
 
@@ -183,7 +176,7 @@ class OcSort:
         """(N,) ids of the tracks that are shown, zero of the others; a track shown for the first time gets one."""
         table = self._tracks
         ids = table["id"][tracks]
-        if (ids != _NOT_SHOWN).all():
+        if np.count_nonzero(ids) == len(ids):  # all are shown
             return ids
         proven = (table["streak"][tracks] >= self.min_hits) | (self._frames <= self.min_hits)
         first = tracks[proven & (ids == _NOT_SHOWN)]
@@ -193,7 +186,7 @@ class OcSort:
 
     def _keep(self, mask: np.ndarray) -> None:
         """Forget the tracks where the (T,) mask is False."""
-        if not mask.all():
+        if np.count_nonzero(mask) < len(mask):
             self._motion.keep(mask)
             self._observed = self._observed[:, :, mask]
             self._tracks = self._tracks[mask]

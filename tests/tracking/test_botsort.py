@@ -103,10 +103,14 @@ def test_an_appearance_that_gives_another_number_of_rows_is_refused():
 
 
 def test_tud_campus_is_tracked_as_well_as_by_another_implementation(tud_campus, tmp_path):
-    """Roboflow's trackers 2.6.1 without camera motion: MOTA .632, IDF1 .745, 4 switches; measured here .627, .684, 2."""
+    """Measured here MOTA .627, IDF1 .704, 4 switches.
+
+    Roboflow's trackers 2.6.1 without camera motion gives .632, .745, 4, and with lost tracks that
+    keep their size, as in the authors' program and here, .632, .708, 4.
+    """
     scores = score_tracks(tud_campus / "det.txt", tud_campus / "gt.txt", BotSort(), tmp_path)
     assert scores["mota"] >= 0.62
-    assert scores["idf1"] >= 0.67
+    assert scores["idf1"] >= 0.70
     assert scores["num_switches"] <= 4
 
 

@@ -129,6 +129,22 @@ def test_neighbours_of_another_class_do_not_exchange_ids_but_a_flickering_label_
     assert tracker.update(objects(walker(105, y=140, label=2)), 0.2).track_ids.tolist() == [2]
 
 
+def test_of_two_that_overlap_alike_the_surer_one_goes_on():
+    """IoU times score: .74 of .6 loses to .7 of .9."""
+    tracker = ByteTrack()
+    tracker.update(objects(walker(100)), 0.0)
+    near, sure = walker(106, score=0.6), walker(93, score=0.9)
+    assert tracker.update(objects(near, sure), 1 / 30).boxes[:, 0].tolist() == [93]
+
+
+def test_a_lower_threshold_asks_for_no_more_overlap_of_faint_objects():
+    """Overlap of .43: times .3 it would fall below .2; as a score counts as .6 at least, it does not."""
+    tracker = create("bytetrack", min_score=0.3)
+    for x in (100, 116):
+        found = tracker.update(objects(walker(x, score=0.3)), x / 30)
+    assert found.track_ids.tolist() == [1]
+
+
 def test_masks_and_order_travel_with_the_detections():
     found = objects(walker(100), walker(300, score=0.3), walker(500))
     masks = np.arange(3, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
@@ -167,11 +183,11 @@ def test_two_hundred_objects_are_quick():
 
 
 def test_tud_campus_is_tracked_as_well_as_by_published_trackers(tud_campus, tmp_path):
-    """SORT's published MOTA on these detections is .627; measured here: MOTA .627, IDF1 .657, 3 switches."""
+    """SORT's published MOTA on these detections is .627; measured here: MOTA .627, IDF1 .669, 2 switches."""
     scores = score_tracks(tud_campus / "det.txt", tud_campus / "gt.txt", ByteTrack(), tmp_path)
     assert scores["mota"] >= 0.62
-    assert scores["idf1"] >= 0.65
-    assert scores["num_switches"] <= 4
+    assert scores["idf1"] >= 0.66
+    assert scores["num_switches"] <= 3
 
 
 @pytest.mark.parametrize(("sequence", "mota", "idf1"), [("TUD-Campus", 0.535, 0.57), ("TUD-Stadtmitte", 0.565, 0.65)])

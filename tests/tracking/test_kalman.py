@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgedet.tracking.kalman import MEASURED_STD, PUSH_VARIANCE, START_SPEED_STD, WANDER_VARIANCE, BoxMotion
+from edgedet.tracking.kalman import MEASURED_STD, PUSH_VARIANCE, START_SPEED_STD, WANDER_VARIANCE, BoxMotion, SideMotion
 
 
 def textbook(measurements, elapsed_s):
@@ -69,3 +69,32 @@ def test_two_short_steps_without_detection_equal_one_long_step():
     twice.predict(0.3)
     for name in ("position", "position_var", "cross_var", "velocity_var"):
         np.testing.assert_allclose(getattr(twice, name), getattr(once, name), rtol=1e-12)
+
+
+def published_botsort(measurements):
+    """Mean (8,) after the measurements (M, 4) cxcywh, a frame apart, by equations 1 to 6 of BoT-SORT's paper."""
+    sides = np.tile(measurements[0][2:], 4)
+    mean = np.concatenate([measurements[0], np.zeros(4)])
+    covariance = np.diag((sides * np.repeat([2 / 20, 10 / 160], 4)) ** 2)
+    move, look = np.eye(8) + np.eye(8, k=4), np.eye(4, 8)
+    for measured in measurements[1:]:
+        noise = np.diag((np.tile(mean[2:4], 4) * np.repeat([1 / 20, 1 / 160], 4)) ** 2)
+        mean, covariance = move @ mean, move @ covariance @ move.T + noise
+        spread = look @ covariance @ look.T + np.diag((np.tile(mean[2:4], 2) / 20) ** 2)
+        gain = covariance @ look.T @ np.linalg.inv(spread)
+        mean, covariance = mean + gain @ (measured - look @ mean), (np.eye(8) - gain @ look) @ covariance
+    return mean
+
+
+def test_botsorts_filter_at_thirty_frames_a_second_is_that_of_the_paper():
+    """Tolerance: the paper pushes velocities between frames, here they are pushed all the time."""
+    random = np.random.default_rng(0)
+    frames = [np.array([100 + 3 * i, 80 - i, 40 + 0.5 * i, 90 + i]) + random.normal(0, 1, 4) for i in range(20)]
+    motion = SideMotion()
+    motion.append(xyxy(frames[0][None]))
+    for frame in frames[1:]:
+        motion.predict(1 / 30)
+        motion.correct(np.array([0]), xyxy(frame[None]))
+    expected = published_botsort(frames)
+    np.testing.assert_allclose(motion.position[0], expected[:4], atol=0.05)
+    np.testing.assert_allclose(motion.velocity[0] / 30, expected[4:], atol=0.02)
