@@ -1,4 +1,4 @@
-"""Why a server that takes connections gives no stream: OpenCV does not tell, so it is asked once more, in words of its own."""
+"""Why a server that takes connections gives no stream: OpenCV does not tell, so the server is asked directly."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from urllib.parse import SplitResult, unquote, urlunsplit
 from urllib.request import AbstractDigestAuthHandler, HTTPPasswordMgrWithDefaultRealm, Request, parse_http_list, parse_keqv_list
 
 _METHODS = {"rtsp": ("DESCRIBE", "RTSP/1.0"), "http": ("GET", "HTTP/1.1")}
-_CODEC = "the server gives no stream that can be opened; is its codec H.264, H.265 or MJPEG?"
 
 
-def why_no_stream(parts: SplitResult, port: int, timeout_s: float) -> str:
-    """The reason, as far as the server tells, and what to look at.
+def why_refused(parts: SplitResult, port: int, timeout_s: float) -> str | None:
+    """What the server has against it, and what to look at; None where it answers well, or cannot be asked.
 
     parts: the address, with its login. timeout_s: for the connection and for each of two answers.
     """
     if parts.scheme not in _METHODS:
-        return _CODEC
+        return None
     try:
         status, challenge = _ask(parts, port, timeout_s)
         if status == 401 and parts.username is not None:
@@ -26,13 +25,13 @@ def why_no_stream(parts: SplitResult, port: int, timeout_s: float) -> str:
     except TimeoutError:
         return "takes the connection but answers nothing; it hangs, or is something else than a camera"
     except (OSError, ValueError):  # the latter: a challenge that is not understood
-        return _CODEC
+        return None
     if status == 401:
         login = "wants a login; write it as scheme://user:password@host/path"
         return login if parts.username is None else "the login was refused; check user and password"
     if status is not None and status >= 400:
         return f"the server answers {status}; check the path {parts.path or '/'!r}"
-    return _CODEC
+    return None
 
 
 def _ask(parts: SplitResult, port: int, timeout_s: float, credentials: str = "") -> tuple[int | None, str]:

@@ -10,7 +10,7 @@ import cv2
 
 from edgedet.errors import SourceError
 from edgedet.streaming.quiet import quiet_opencv
-from edgedet.streaming.refusal import why_no_stream
+from edgedet.streaming.refusal import why_refused
 from edgedet.streaming.sources.base import Camera, Clip, Timeouts, public_name
 
 LIVE = True
@@ -19,6 +19,7 @@ _OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _QUICK_OVER_TCP = "rtsp_transport;tcp|analyzeduration;500000"
 """FFmpeg's own choice looks at a stream for seconds before its first frame; half a second is enough, and a camera that
 needs more gets it through the environment: whatever is set there stays."""
+_NO_STREAM = "the server gives no stream that can be opened; is its codec H.264, H.265 or MJPEG?"
 _NO_FRAME = "opens but gives no frame that can be decoded; is its codec H.264, H.265 or MJPEG?"
 
 
@@ -38,10 +39,13 @@ def open(address: str, timeouts: Timeouts) -> Camera | Clip:
     """
     parts, name = _split(address), public_name(address)
     _require_reachable(parts, name, timeouts.open_s)
+    # Asked before, because OpenCV opens one address at a time: a camera that hangs here would hold up every other.
+    if parts.scheme == "rtsp" and (reason := why_refused(parts, _port(parts), timeouts.open_s)):
+        raise SourceError(f"{name}: {reason}")
     # FFmpeg knows a scheme by its small letters only.
     capture = _open(parts.scheme + address[len(parts.scheme) :], timeouts)
     if not capture.isOpened():
-        raise SourceError(f"{name}: {why_no_stream(parts, _port(parts), min(timeouts.open_s, 2.0))}")
+        raise SourceError(f"{name}: {why_refused(parts, _port(parts), min(timeouts.open_s, 2.0)) or _NO_STREAM}")
     if parts.scheme.startswith("http") and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
         return Clip(name, capture, no_frame=_NO_FRAME)
     return Camera(name, capture, no_frame=_NO_FRAME)
