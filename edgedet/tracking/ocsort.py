@@ -104,7 +104,8 @@ class OcSort:
         """(N,) index of the track each detection continues, or -1: where it is expected, else where it was last seen."""
         owners = np.full(len(detections), -1)
         rows, columns, iou = self._pairs(self._motion.boxes.astype(np.float32), detections)
-        chosen = pair(rows, columns, iou + self.inertia * self._agreement(rows, centres[columns], detections.scores[columns]))
+        agreement = self._agreement(rows, centres[columns], detections.scores[columns])
+        chosen = pair(rows, columns, iou + self.inertia * agreement)
         owners[columns[chosen]] = rows[chosen]
         if len(chosen) < min(len(self), len(owners)):
             tracks = np.ones(len(self), bool)

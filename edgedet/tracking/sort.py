@@ -10,8 +10,6 @@ first shown.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
-from statistics import median
 
 import numpy as np
 
@@ -60,7 +58,9 @@ class Sort:
         seen = np.full(len(self), -1)  # (T,) the object that each track continues with
         seen[tracks] = objects
         if len(objects) < len(detections):
-            new = np.setdiff1d(np.arange(len(detections)), objects)
+            strange = np.ones(len(detections), bool)
+            strange[objects] = False
+            new = strange.nonzero()[0]
             self._start(detections[new])
             seen = np.concatenate([seen, new])
         found = self._shown(detections, seen)
@@ -71,15 +71,14 @@ class Sort:
         """Move every track to this frame; drop those that have shrunk to nothing."""
         for _ in range(steps):
             self._motion.predict()
-        self._tracks["streak"][self._tracks["missed"] > 0] = 0
+        self._tracks["streak"] *= self._tracks["missed"] == 0
         self._tracks["missed"] += 1
-        if self._motion.state[0, 2:].min(initial=1) <= 0:
-            self._keep(self._motion.state[0, 2:].min(axis=0) > 0)
+        self._keep(np.logical_and.reduce(self._motion.state[0, 2:] > 0))
 
     def _associate(self, detections: Detections) -> tuple[np.ndarray, np.ndarray]:
         """(M,) tracks and (M,) objects of the pairing of the greatest total IoU; those below the minimum are then rejected."""
         rows, columns, iou = overlapping(self._motion.boxes, detections.boxes)
-        possible = np.flatnonzero(self._tracks["label"][rows] == detections.labels[columns])
+        possible = (self._tracks["label"][rows] == detections.labels[columns]).nonzero()[0]
         chosen = possible[pair(rows[possible], columns[possible], iou[possible])]
         chosen = chosen[iou[chosen] >= self.min_iou]
         return rows[chosen], columns[chosen]
@@ -100,16 +99,18 @@ class Sort:
     def _shown(self, detections: Detections, seen: np.ndarray) -> Detections:
         """The objects of the tracks detected now and often enough, in the objects' order."""
         tracks = self._tracks
-        proven = np.flatnonzero((seen >= 0) & ((tracks["streak"] >= self.min_hits) | (self._frames <= self.min_hits)))
-        proven = proven[np.argsort(seen[proven])]
+        proven = ((seen >= 0) & ((tracks["streak"] >= self.min_hits) | (self._frames <= self.min_hits))).nonzero()[0]
+        proven = proven[seen[proven].argsort()]
         first = proven[tracks["id"][proven] == _NOT_SHOWN]
-        tracks["id"][first] = np.arange(self._last_id + 1, self._last_id + 1 + len(first))
-        self._last_id += len(first)
-        boxes = self._motion.boxes[proven].astype(np.float32)
-        return replace(detections[seen[proven]], boxes=boxes, track_ids=tracks["id"][proven])
+        if len(first):
+            tracks["id"][first] = np.arange(self._last_id + 1, self._last_id + 1 + len(first))
+            self._last_id += len(first)
+        objects, boxes = seen[proven], self._motion.boxes[proven].astype(np.float32)
+        masks = None if detections.masks is None else detections.masks[objects]
+        return Detections(boxes, detections.scores[objects], detections.labels[objects], tracks["id"][proven], masks)
 
     def _keep(self, mask: np.ndarray) -> None:
-        if not mask.all():
+        if np.count_nonzero(mask) < len(mask):
             self._motion.keep(mask)
             self._tracks = self._tracks[mask]
 
@@ -134,7 +135,7 @@ class AreaMotion(Motion):
     def predict(self) -> None:
         """Move every track on by one frame; an area stops before it shrinks to nothing."""
         area, area_velocity = self.state[0, 2], self.state[1, 2]
-        area_velocity[area + area_velocity <= 0] = 0
+        area_velocity *= area + area_velocity > 0
         self.move(1.0, self.noise)
 
     def correct(self, index: np.ndarray, boxes: np.ndarray) -> None:
@@ -160,7 +161,8 @@ class FrameSteps:
         if not elapsed_s > 0:
             return 1
         self._intervals_s.append(elapsed_s)
-        return int(min(max(round(elapsed_s / median(self._intervals_s)), 1), MAX_STEPS))
+        usual_s = sorted(self._intervals_s)[(len(self._intervals_s) - 1) // 2]
+        return int(min(max(round(elapsed_s / usual_s), 1), MAX_STEPS))
 
 
 def _measured(boxes: np.ndarray) -> np.ndarray:
