@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from edgedet import console
-from edgedet.errors import UsageError
+from edgedet.errors import EdgedetError, UsageError
 
 if TYPE_CHECKING:
     from edgedet.cli.plans import Engine, Job
@@ -122,6 +122,14 @@ def command(
     except KeyboardInterrupt:
         _show(tally, json)
         raise
+    except EdgedetError as error:
+        if not tally.frames:
+            raise
+        _show(tally, json)  # what there was until then, of the other streams too
+        if not tally.interrupted:
+            raise
+        console.say(str(error))
+        raise KeyboardInterrupt from error
     _show(tally, json)
     if tally.interrupted:  # how a camera's stream ends
         raise KeyboardInterrupt

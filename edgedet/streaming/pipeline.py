@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
@@ -163,7 +163,8 @@ def _run(
         for lane in lanes:
             for sink in lane.plan.sinks:
                 stack.enter_context(sink)
-        stack.push(_Outlets(lanes).close)
+        outlets = _Outlets(lanes)
+        stack.push(outlets.close)
         engine = stack.enter_context(_Engine(lanes, detector, max_wait_ms, on_event, stop))
         while burst := engine.in_flight.take(engine.burst):
             wait([waiting.future for waiting in burst])
@@ -172,7 +173,9 @@ def _run(
                 engine.room.release()
             for name, frame, submitted_s, future, _ in burst:
                 yield frame, by_name[name].finish(frame, future.result(), submitted_s, detected_s)
-        engine.raise_what_ended_it()
+        if errors := engine.ended_badly():
+            outlets.close_all_but(errors)
+            raise next(iter(errors.values()))
 
 
 class _Outlets:
@@ -185,11 +188,19 @@ class _Outlets:
 
     def close(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Let what was found be written, unless an error ended it; raises what a lossless sink failed with."""
-        with ExitStack() as stack:
-            for lane in self._lanes:
-                lane.end()
-                for outlet in lane.outlets:
-                    stack.callback(outlet.close, error)
+        _close(self._lanes, error)
+
+    def close_all_but(self, names: Container[str]) -> None:
+        """Close those of the streams that ended well: what another one died of drops nothing of theirs."""
+        _close([lane for lane in self._lanes if lane.name not in names], None)
+
+
+def _close(lanes: Sequence[Lane], error: BaseException | None) -> None:
+    with ExitStack() as stack:
+        for outlet in (outlet for lane in lanes for outlet in lane.outlets):
+            stack.callback(outlet.close, error)
+        for lane in lanes:
+            lane.end()
 
 
 class _Engine:
@@ -280,14 +291,13 @@ class _Engine:
         else:
             self.in_flight.close()
 
-    def raise_what_ended_it(self) -> None:
-        """Raise the error of the stream that failed first, where any did."""
+    def ended_badly(self) -> dict[str, BaseException]:
+        """Why the streams ended that did not end of themselves, by their names."""
         if len(self._failed) == len(self._feeds):
-            raise next(iter(self._failed.values()))
+            return dict(self._failed)
         for feed in self._feeds:
             feed.join(_LEFT_BEHIND_S)
-            if feed.error is not None:
-                raise feed.error
+        return {feed.name: feed.error for feed in self._feeds if feed.error is not None}
 
     def __enter__(self) -> _Engine:
         self._thread.start()

@@ -210,6 +210,26 @@ def test_each_stream_of_a_file_has_its_own_tracks_zones_thresholds_and_sinks(edg
     assert {len(one["objects"]) for name in ("cars", "sure") for one in records[name]} == {0}
 
 
+@pytest.mark.parametrize("source", ["test:160x120@20,frames=60", "{clip}"])
+def test_a_camera_that_is_given_up_leaves_the_others_their_time_their_files_and_the_summary(
+    edgedet_cli, yolox_nano_pth, write_clip, tmp_path, source
+):
+    config = tmp_path / "streams.toml"
+    config.write_text(
+        f'model = "{yolox_nano_pth}"\n[[stream]]\nname = "well"\nsource = "{source.format(clip=write_clip())}"\n'
+        f'[[stream.sink]]\nkind = "jsonl"\ntarget = "{tmp_path}/well.jsonl"\n'
+        '[[stream]]\nname = "dead"\nsource = "rtsp://127.0.0.1:9/1"\nmax_reconnects = 0\n'
+    )
+    ended = edgedet_cli("stream", "--config", config, "--json")
+    assert ended.code == 2
+    well, dead = json.loads(ended.out)["streams"]
+    assert well["frames"] >= 2
+    assert dead["reason"].endswith("gave up after 0 attempts to reconnect")
+    assert ended.err.splitlines()[-1].startswith("edgedet: rtsp://127.0.0.1:9/1: 127.0.0.1 takes no connection")
+    records = [json.loads(line) for line in (tmp_path / "well.jsonl").read_text().splitlines()]
+    assert len([one for one in records if "frame" in one]) == well["frames"]
+
+
 def test_a_camera_is_served_until_ctrl_c(yolox_nano_pth, tmp_path):
     arguments = ["test:160x120@20", "--model", str(yolox_nano_pth), "--serve", "0", "--jsonl", str(tmp_path / "out.jsonl")]
     process = subprocess.Popen(
