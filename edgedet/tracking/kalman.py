@@ -103,7 +103,8 @@ class BoxMotion(Motion):
     velocity, else a box that is lost for a while would grow or shrink away.
     """
 
-    growth, start_var, start_speed_var = _growth(PUSH_VARIANCE), MEASURED_STD**2, START_SPEED_STD[:, None] ** 2
+    growth, start_var = _growth(PUSH_VARIANCE), MEASURED_STD**2
+    start_speed_var: np.ndarray | float = START_SPEED_STD[:, None] ** 2
 
     @property
     def boxes(self) -> np.ndarray:
@@ -154,7 +155,8 @@ class SideMotion(BoxMotion):
     is measured is as uncertain as the expected box is large.
     """
 
-    growth, start_var, start_speed_var = _growth(np.full(4, 30**3 / 160**2)), 4 * MEASURED_STD**2, (300 / 160) ** 2
+    growth, start_var = _growth(np.full(4, 30**3 / 160**2)), 4 * MEASURED_STD**2
+    start_speed_var = (300 / 160) ** 2
 
     def correct(self, index: np.ndarray, boxes: np.ndarray) -> None:
         """Pull the boxes at `index` (M,) towards the detected ones: (M, 4) xyxy, pixels."""

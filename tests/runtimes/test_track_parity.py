@@ -172,6 +172,14 @@ def test_where_nothing_is_tracked_nothing_is_measured_and_no_share_passes():
     assert "IDF1: nothing could be measured" in str(found.gates[0])
 
 
+def test_where_the_reference_tracks_nothing_whatever_the_other_tracks_is_wrong():
+    """IDF1 = 2 · 0 / (0 + 3); no share can be taken of nothing, so its gates are missed, not passed."""
+    found = compared([frame()] * 3, [frame((1, 0))] * 3, min_idf1=0.5, max_count_error=1, max_id_switches=0)
+    assert (found.idf1, found.switches_s, found.count_error, found.track_error) == (0, (), None, None)
+    assert [gate.passed for gate in found.gates] == [False, True, False, False]
+    assert compared([frame((1, 0))] * 3, [frame()] * 3).count_error == 1
+
+
 def test_each_missed_gate_is_named_with_its_figure_and_a_kept_one_is_not():
     reference = [frame((1, 3 * i)) for i in range(10)]
     other = [frame((1 if i < 5 else 2, 3 * i)) for i in range(10)]
