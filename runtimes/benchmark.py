@@ -16,6 +16,7 @@ import numpy as np
 from edgedet.detections import Detections
 from edgedet.errors import RuntimeUnavailable, SourceError
 from edgedet.images import image_paths, read_image
+from edgedet.runtimes import power
 from edgedet.runtimes.detector import LoadedDetector
 from edgedet.runtimes.machine import memory_status
 from edgedet.runtimes.recording import Target
@@ -43,6 +44,7 @@ class Samples:
     frames_per_s: end to end with `slots` requests in flight. load_s: from the
     first import of the runtime to a detector that is ready. memory_mib: the
     process's peak, and what it held before the load; None where unknown.
+    power: readings of the timed runs, none where nothing measures it.
     """
 
     stages_ms: np.ndarray
@@ -52,6 +54,7 @@ class Samples:
     memory_mib: tuple[float | None, float | None]
     facts: dict[str, str]
     spec: ModelSpec
+    power: tuple[power.Reading, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Measurement:
             "load_s": round(min(turn.load_s for turn in self.turns), 3),
             "peak_memory_mib": round(max(peaks), 1) if peaks else None,
             "memory_before_load_mib": round(min(bases), 1) if bases else None,
+            "power": power.summary([reading for turn in self.turns for reading in turn.power]),
         }
 
 
@@ -141,10 +145,12 @@ def measure(job: Job) -> Samples:
         load_s = time.perf_counter() - start
         for index in range(job.warm_up):
             detector(frames[index % len(frames)])
-        stages_ms = np.stack([_stages_ms(detector, frames[index % len(frames)]) for index in range(job.runs)], axis=1)
-        frames_per_s = _frames_per_s(detector, frames, job.runs)
+        facts = detector.session.facts
+        with power.measuring(power.find_meter(facts["device"])) as readings:
+            stages_ms = np.stack([_stages_ms(detector, frames[index % len(frames)]) for index in range(job.runs)], axis=1)
+            frames_per_s = _frames_per_s(detector, frames, job.runs)
         memory_mib = memory_status("VmHWM"), before
-        return Samples(stages_ms, frames_per_s, detector.slots, load_s, memory_mib, detector.session.facts, detector.spec)
+        return Samples(stages_ms, frames_per_s, detector.slots, load_s, memory_mib, facts, detector.spec, tuple(readings))
 
 
 def _stages_ms(detector: LoadedDetector, frame: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +74,7 @@ class Jetson:
     @property
     def clocks_fixed(self) -> bool:
         """Whether CPU and GPU run at one speed only; the memory's clock has no such limits to read."""
-        return bool(self.clocks) and all(clock.fixed for unit, clock in self.clocks.items() if unit != "EMC")
+        return _fixed(self.clocks)
 
 
 @dataclass(frozen=True)
@@ -100,17 +100,16 @@ def ask(command: Sequence[str]) -> str | None:
 
 def read(root: Path = Path("/"), run: Run = ask) -> Jetson | None:
     """The Jetson whose file system starts at `root`; None where it is none."""
-    model = _text(root / "proc/device-tree/model").strip("\0\n ")
-    l4t = _l4t(_text(root / "etc/nv_tegra_release"))
-    if not l4t and "Jetson" not in model:
+    model, l4t = _identity(root)
+    if not model:
         return None
     packages = _packages(_text(root / "var/lib/dpkg/status"))
     memory = dict(re.findall(r"^(MemTotal|SwapTotal):\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE))
     return Jetson(
-        model=model or "a Jetson",
+        model=model,
         l4t=l4t,
         jetpack=packages.get("nvidia-jetpack", "").partition("-")[0].partition("+")[0] or JETPACK.get(l4t, ""),
-        power_mode=power_mode(run),
+        power_mode=_power_mode(run),
         power_modes=_power_modes(_text(root / "etc/nvpmodel.conf")),
         clocks=_clocks(root, run),
         dla=_count_dla(root / "proc/device-tree"),
@@ -121,7 +120,25 @@ def read(root: Path = Path("/"), run: Run = ask) -> Jetson | None:
     )
 
 
-def power_mode(run: Run = ask) -> str:
+def mode(root: Path = Path("/"), run: Run = ask) -> str | None:
+    """A Jetson's power mode with the state of its clocks, which decide its speed together; None where it is none."""
+    if not _identity(root)[0]:
+        return None
+    return f"{_power_mode(run) or 'unknown'}, clocks {'fixed' if _fixed(_clocks(root, run)) else 'varying'}"
+
+
+def _identity(root: Path) -> tuple[str, str]:
+    """The board's name and its L4T; the name is empty where it is no Jetson."""
+    model = _text(root / "proc/device-tree/model").strip("\0\n ")
+    l4t = _l4t(_text(root / "etc/nv_tegra_release"))
+    return (model or "a Jetson", l4t) if l4t or "Jetson" in model else ("", "")
+
+
+def _fixed(clocks: Mapping[str, Clock]) -> bool:
+    return bool(clocks) and all(clock.fixed for unit, clock in clocks.items() if unit != "EMC")
+
+
+def _power_mode(run: Run) -> str:
     """The power mode that nvpmodel tells, such as `MAXN_SUPER`; empty where it does not answer."""
     found = re.search(r"NV Power Mode:\s*(\S+)", run(["nvpmodel", "-q"]) or "")
     return found[1] if found else ""
