@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
+import pytest
 
 from edgedet.errors import SourceError
 from edgedet.streaming.sources.base import Timeouts, open_source
@@ -28,9 +29,10 @@ def _frame_20_after_first(read_s: list[float]) -> float:
     return read_s[20] - read_s[0]
 
 
-def test_a_camera_that_hangs_while_it_is_opened_holds_up_no_other(camera):
+@pytest.mark.parametrize("scheme", ["rtsp", "http"])
+def test_a_camera_that_hangs_while_it_is_opened_holds_up_no_other(camera, scheme):
     with socket.create_server(("127.0.0.1", 0)) as hangs, ThreadPoolExecutor() as pool:
-        hanging = pool.submit(open_source, f"rtsp://127.0.0.1:{hangs.getsockname()[1]}/live", Timeouts(open_s=4.0))
+        hanging = pool.submit(open_source, f"{scheme}://127.0.0.1:{hangs.getsockname()[1]}/live", Timeouts(open_s=4.0))
         time.sleep(0.3)
         begun_s = time.monotonic()
         with open_source(camera.address, Timeouts()) as source:

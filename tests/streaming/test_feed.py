@@ -165,7 +165,7 @@ from edgedet.streaming.pipeline import stream
 from edgedet.streaming.policy import Policy
 
 box = Detections(np.float32([[2, 2, 12, 12]]), np.float32([0.9]), np.zeros(1, np.int32))
-address = "fault:corrupt@100,resize@2500,jump@4000=60,drop@9000:test:64x48@999"
+address = "fault:corrupt@50,resize@100,jump@200=60,drop@300:test:64x48@999"  # 333 reconnects, 33 of them in the first tenth
 plan = StreamPlan(address, tracker="bytetrack", feed=FeedOptions(policy=Policy("queue", 4)))
 with stream([plan], lambda image: box) as found:
     for count in range(1, 100_001):

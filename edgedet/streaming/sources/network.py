@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from urllib.parse import SplitResult, urlsplit
 
 import cv2
@@ -83,12 +84,16 @@ def _open(address: str, timeouts: Timeouts) -> cv2.VideoCapture:
 def _require_reachable(parts: SplitResult, name: str, timeout_s: float) -> None:
     """SourceError where nothing answers at the address: at once, and with the reason, which OpenCV does not tell."""
     try:
-        socket.create_connection((str(parts.hostname), _port(parts)), timeout=timeout_s).close()
+        with socket.create_connection((str(parts.hostname), _port(parts)), timeout=timeout_s) as connection:
+            if parts.scheme == "http":  # any answer will do; HEAD begins no stream, which some cameras give to one client only
+                connection.sendall(f"HEAD / HTTP/1.1\r\nHost: {parts.hostname}\r\nConnection: close\r\n\r\n".encode())
+                with suppress(ConnectionError):
+                    connection.recv(1)
     except (socket.gaierror, UnicodeError) as error:  # the latter: a name that no host can have
         raise SourceError(f"{name}: there is no host {parts.hostname!r}; check the address") from error
     except TimeoutError as error:
         raise SourceError(
-            f"{name}: {parts.hostname} does not answer within {timeout_s:g} s; is it on, and on this net?"
+            f"{name}: {parts.hostname} does not answer within {timeout_s:g} s; does it hang, is it on, and on this net?"
         ) from error
     except OSError as error:
         raise SourceError(
