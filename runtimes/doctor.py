@@ -14,6 +14,7 @@ from edgedet.runtimes.jetson import Jetson, Part
 ENABLES = {
     "export": "edgedet export; PyTorch as validate's reference",
     "openvino": ".xml files; .onnx files in OpenVINO",
+    "tensorrt": ".engine files, where TensorRT itself is: JetPack or NVIDIA brings it",
     "train": "edgedet train",
     "eval": "AP and the reports of edgedet validate",
     "tracking": "edgedet stream --tracker",
@@ -87,8 +88,6 @@ def examine() -> Diagnosis:
     opencv = _opencv()
     names = plugins.names("edgedet.runtimes", prefix="run_")
     runtimes = [_runtime(name, opencv) for name in names]
-    if "tensorrt" not in names:
-        runtimes.append(_tensorrt())
     board = jetson.read()
     parts = jetson_advice.parts(board, gstreamer=opencv.gstreamer, tensorrt=_tensorrt_module()) if board else []
     return Diagnosis(machine.describe(), opencv, tuple(runtimes), _extras(), board, tuple(parts))
@@ -102,15 +101,6 @@ def _runtime(name: str, opencv: OpenCvState) -> RuntimeState:
     if problem is not None:
         return RuntimeState(name, module.SUFFIXES, problem=problem)
     return RuntimeState(name, module.SUFFIXES, module.version(), tuple(module.devices()))
-
-
-def _tensorrt() -> RuntimeState:
-    """What is known of TensorRT while edgedet has no module for it."""
-    try:
-        found = f"tensorrt {importlib.metadata.version('tensorrt')} is installed"
-    except importlib.metadata.PackageNotFoundError:
-        found = "tensorrt is installed" if importlib.util.find_spec("tensorrt") else "tensorrt is not installed"
-    return RuntimeState("tensorrt", (".engine",), problem=f"this edgedet does not run it yet, a later version will; {found}")
 
 
 def _tensorrt_module() -> str:

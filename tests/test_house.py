@@ -21,6 +21,7 @@ TORCH_MODULES = {"edgedet.export.graph", "edgedet.export.suppression", "edgedet.
 TORCH_PACKAGES = ("edgedet.models", "edgedet.training")
 EXTRAS = ["torch", "onnx", "onnxscript", "onnxsim", "openvino", "scipy", "matplotlib", "jinja2", "safetensors"]
 EXTRAS += ["lightning_fabric", "faster_coco_eval", "defusedxml", "yaml", "paho", "starlette", "uvicorn", "prometheus_client"]
+EXTRAS += ["cuda", "tensorrt", "tensorrt_rtx"]
 
 # Layer → the layers of edgedet it may import. Core is everything directly below `edgedet`.
 ALLOWED = {

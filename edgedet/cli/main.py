@@ -53,6 +53,7 @@ EXTRAS = {
     "uvicorn": "web",
     "prometheus_client": "web",
     "paho": "mqtt",
+    "cuda": "tensorrt",
 }
 """Library → the extra that brings it."""
 
