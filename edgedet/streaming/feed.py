@@ -121,10 +121,9 @@ class Feed:
         """Begin to read."""
         self._thread.start()
 
-    def join(self, timeout_s: float) -> None:
-        """Wait for every thread of the stream, those left behind by a hung camera for a little while only."""
+    def join(self, deadline_s: float) -> None:
+        """Wait for every thread of the stream, for those left behind by a hung camera until then only, on `time.monotonic`."""
         self._thread.join()
-        deadline_s = time.monotonic() + timeout_s
         for connection in self._left_behind:
             connection.join(max(deadline_s - time.monotonic(), 0.0))
 

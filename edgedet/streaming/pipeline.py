@@ -76,7 +76,7 @@ def stream(
     max_wait_ms: float = MAX_WAIT_MS,
     on_event: Callable[[Event], None] | None = None,
 ) -> Stream:
-    """Frames and the objects in them, as an iterator and a context manager; `frame.source` says whose they are.
+    """Frames and the objects in them, as an iterator and a context manager; `frame.stream` says whose they are.
 
     source: an address for `open_source`, or an open source; for several
     streams a list of addresses, or of plans, each with its own options.
@@ -122,6 +122,11 @@ class Stream:
         names = [lane.name for lane in self._lanes]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UsageError(f"two streams are called {twice!r}; give each a name of its own")
+        own = [
+            one for plan in plans for one in (*plan.sinks, plan.tracker, plan.zones) if not isinstance(one, (str, type(None)))
+        ]
+        if len({id(one) for one in own}) < len(own):
+            raise UsageError("a sink, a tracker or zones are given twice; each stream needs its own")
         self._stop = threading.Event()
         self._found = _run(self._lanes, detector, max_wait_ms, on_event, self._stop)
 
@@ -262,7 +267,7 @@ class _Engine:
             stopped=self._stop,
             notify=notify,
             tried=tried,
-            reopens=isinstance(plan.source, (str, Path, int)),
+            reopens=lane.live and isinstance(plan.source, (str, Path, int)),
         )
 
     def _submit(self, images: list[np.ndarray]) -> list[Future[Detections]]:
@@ -296,7 +301,7 @@ class _Engine:
         if len(self._failed) == len(self._feeds):
             return dict(self._failed)
         for feed in self._feeds:
-            feed.join(_LEFT_BEHIND_S)
+            feed.join(time.monotonic())
         return {feed.name: feed.error for feed in self._feeds if feed.error is not None}
 
     def __enter__(self) -> _Engine:
@@ -312,8 +317,9 @@ class _Engine:
         self._inbox.cancel()
         self.room.release()
         self._thread.join()
+        deadline_s = time.monotonic() + _LEFT_BEHIND_S
         for feed in self._feeds:
-            feed.join(_LEFT_BEHIND_S)
+            feed.join(deadline_s)
         wait([waiting.future for waiting in self.in_flight.cancel() if not waiting.future.cancel()])
         if self._pool is not None:
             self._pool.shutdown()

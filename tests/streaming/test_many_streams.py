@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from live import NONE, Kept, nothing, options, until_no_thread_is_left
@@ -10,6 +11,7 @@ from edgedet.errors import SourceError, UsageError
 from edgedet.streaming import outlet
 from edgedet.streaming.lane import StreamPlan
 from edgedet.streaming.pipeline import stream
+from edgedet.tracking.bytetrack import ByteTrack
 
 
 def test_a_dead_camera_holds_up_no_other():
@@ -61,6 +63,26 @@ def test_after_the_allowed_attempts_the_stream_ends_with_the_reason_and_the_othe
     assert {frame.stream for frame in frames} == {"well"}
     assert [event.kind for event in events if event.stream == "lost"] == ["offline", "ended"]
     assert "gave up" in events[-1].detail["reason"]
+
+
+def test_a_file_that_cannot_be_opened_is_no_camera_to_wait_for(write_clip):
+    clip, events = write_clip(), []
+    clip.write_bytes(clip.read_bytes()[:2000])
+    plans = [StreamPlan(clip, "cut"), StreamPlan("test:64x48@50,frames=25", "well")]
+    with pytest.raises(SourceError, match="not a video OpenCV can open"):
+        list(stream(plans, nothing, on_event=events.append))
+    assert [event.kind for event in events if event.stream == "cut"] == ["ended"]
+
+
+def test_cameras_that_hang_do_not_add_up_at_the_end():
+    plans = [StreamPlan("fault:freeze@1=3:test:64x48@50", name, feed=options()) for name in "abcdef"]
+    with stream(plans, nothing) as found:
+        for _ in plans:
+            next(found)
+        time.sleep(0.2)
+        started_s = time.monotonic()
+    assert time.monotonic() - started_s < 1.2  # half a second for all six
+    until_no_thread_is_left()
 
 
 def test_sinks_that_hang_are_waited_for_together(monkeypatch, capsys):
@@ -126,6 +148,10 @@ def test_a_dynamic_batch_is_filled_from_several_streams():
 def test_wrong_plans_are_refused_before_anything_starts():
     with pytest.raises(UsageError, match="two streams are called 'test:'"):
         stream(["test:", "test:"], nothing)
+    shared = [StreamPlan("test:", name, tracker=ByteTrack()) for name in ("a", "b")]
+    shared[1] = replace(shared[1], tracker=shared[0].tracker)
+    with pytest.raises(UsageError, match="given twice; each stream needs its own"):
+        stream(shared, nothing)
     with pytest.raises(UsageError, match="serves one stream"):
         stream(["test:", "test:64x48@1"], nothing, sinks=[Kept()])
     for address in ("fault:drop:test:", "fault:melt@3:test:", "fault:freeze@3:test:", "fault:freeze@3=-1:test:", "fault:"):
