@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
-from edgedet.errors import EdgedetError, SourceError
+from edgedet.errors import EdgedetError, SourceError, UsageError
 from edgedet.streaming.frame import Event, Frame
 from edgedet.streaming.inbox import Inbox
 from edgedet.streaming.policy import Policy
@@ -133,9 +133,9 @@ class Feed:
         except BaseException as error:
             self.error = error
             if self._live:  # the other streams go on, perhaps for ever, and the caller gets the error only then
-                self._notify(Event("ended", self.name, self._time_s(), {"reason": str(error)}))
+                self._notify(Event("ended", self.name, self._time_s(), {"reason": self._why(error)}))
         finally:
-            self._statistics.end(None if self.error is None else str(self.error))
+            self._statistics.end(None if self.error is None else self._why(self.error))
             self._inbox.end(self.name)
 
     def _keep_connected(self) -> None:
@@ -148,10 +148,12 @@ class Feed:
                 return
             if not (connection.live and self._reopens and isinstance(reason, (EdgedetError, cv2.error))):
                 raise reason
+            if isinstance(reason, UsageError):  # a zone that lies outside its frames: opening it again mends nothing
+                raise reason
             if self._latest is None and not self._tried(reason):
                 return
             attempts, most = 0 if connection.frames else attempts, self._options.max_reconnects
-            self._go_offline(str(reason))
+            self._go_offline(reason)
             if most is not None and attempts >= most:
                 raise SourceError(f"{reason}; gave up after {attempts} attempts to reconnect") from reason
             self._pause(attempts)
@@ -186,9 +188,14 @@ class Feed:
         """Now, on the clock of the stream's frames."""
         return time.time() if self._latest is None else self._latest[0] + time.monotonic() - self._latest[1]
 
-    def _go_offline(self, reason: str) -> None:
-        if self._statistics.go_offline(reason):
-            self._notify(Event("offline", self.name, self._time_s(), {"reason": reason}))
+    def _why(self, error: BaseException) -> str:
+        """What the error says, without the stream's name, which stands beside it wherever it is shown."""
+        return str(error).removeprefix(f"{self.name}: ")
+
+    def _go_offline(self, reason: Exception) -> None:
+        why = self._why(reason)
+        if self._statistics.go_offline(why):
+            self._notify(Event("offline", self.name, self._time_s(), {"reason": why}))
 
     def _pause(self, attempts: int) -> None:
         """Wait before the next attempt: longer after each that failed, and never in step with other cameras."""

@@ -91,6 +91,17 @@ class Lane:
         for sink in self.plan.sinks:
             self.outlets.append(Outlet(sink, lossless=not self.live, name=f"{self.name}, {_kind(sink)}"))
 
+    def meet(self, size_hw: tuple[int, int]) -> None:
+        """Learn the size of the first frame, in whose pixels tracks and zones live; UsageError where a zone lies outside."""
+        if self._size_hw is not None:
+            return
+        if self.plan.zones is not None:
+            try:
+                self.plan.zones.fit(size_hw)
+            except UsageError as error:
+                raise UsageError(f"{self.name}: {error}") from error
+        self._size_hw = size_hw
+
     def notice(self, event: Event) -> None:
         """Tell the sinks what happened beside the frames."""
         for outlet in self.outlets:
@@ -157,14 +168,9 @@ class Lane:
     def _scale(self, frame: Frame) -> np.ndarray:
         """(4,) float32 from this frame's pixels to the first one's, where tracks and zones live: a camera may change size."""
         height, width = frame.image.shape[:2]
-        if self._size_hw is None:
-            self._size_hw = (height, width)
-            if self.plan.zones is not None:
-                try:
-                    self.plan.zones.fit(self._size_hw)
-                except UsageError as error:
-                    raise UsageError(f"{self.name}: {error}") from error
-        across, down = self._size_hw[1] / width, self._size_hw[0] / height
+        self.meet((height, width))
+        first_height, first_width = self._size_hw or (height, width)
+        across, down = first_width / width, first_height / height
         return np.array([across, down, across, down], np.float32)
 
 

@@ -242,6 +242,8 @@ class _Engine:
 
     def _feed(self, lane: Lane, streams: int) -> Feed:
         def notify(event: Event) -> None:
+            if event.kind == "online":
+                lane.meet(tuple(event.detail["size_hw"]))
             lane.notice(event)
             if self._on_event is not None:
                 self._on_event(event)

@@ -8,8 +8,10 @@ import pytest
 import edgedet
 from edgedet.detections import Detections
 from edgedet.errors import UsageError
+from edgedet.streaming.feed import FeedOptions
 from edgedet.streaming.frame import Frame
 from edgedet.streaming.lane import MIN_SCORE, StreamPlan
+from edgedet.streaming.policy import Policy
 from edgedet.tracking.zones import Zone, Zones
 
 SCORES = {"person": 0.4, "car": 0.6}
@@ -90,3 +92,29 @@ def test_a_zone_outside_the_frame_is_refused_with_the_stream_it_belongs_to():
     )
     with pytest.raises(UsageError, match=message):
         list(edgedet.stream([plan], Still(0.5, 0.5)))
+
+
+def test_a_camera_with_a_zone_outside_its_frames_ends_alone_once_it_is_there():
+    pytest.importorskip("scipy", reason="scipy is not installed: pip install 'edgedet[tracking]'")
+    far = Zones([Zone("yard", [(0, 0), (640, 0), (640, 480)])])
+    plans = [
+        StreamPlan("test:128x64@50,frames=30", name="wrong", tracker="bytetrack", zones=far),
+        StreamPlan("test:128x64@50,frames=30", name="well", feed=FeedOptions(policy=Policy("queue", 50))),
+    ]
+    seen = []
+    with edgedet.stream(plans, lambda image: Detections.empty()) as found:
+        with pytest.raises(UsageError, match=r"wrong: zone 'yard' has the point \(640, 0\) outside the frame, which is 128x64"):
+            seen.extend(frame.stream for frame, _ in found)
+        wrong, well = found.status()
+    assert seen == ["well"] * 30
+    assert (wrong.state, well.state, well.reason) == ("ended", "ended", None)
+    assert "zone 'yard'" in wrong.reason
+    assert wrong.reconnects == 0
+
+
+def test_a_lone_camera_with_a_zone_outside_its_frames_is_refused_at_once():
+    pytest.importorskip("scipy", reason="scipy is not installed: pip install 'edgedet[tracking]'")
+    far = Zones([Zone("yard", [(0, 0), (640, 0), (640, 480)])])
+    plan = StreamPlan("test:128x64@50", name="wrong", tracker="bytetrack", zones=far)
+    with pytest.raises(UsageError, match="wrong: zone 'yard'"):
+        list(edgedet.stream([plan], lambda image: Detections.empty()))
