@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Container, Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
@@ -69,7 +69,7 @@ def stream(
     detector: Detect,
     *,
     tracker: str | Tracker | None = None,
-    min_score: float | None = None,
+    min_score: float | Mapping[str, float] | None = None,
     classes: Sequence[str] | None = None,
     sinks: Sequence[Sink] = (),
     feed: FeedOptions | None = None,

@@ -116,14 +116,15 @@ def test_frames_with_objects_events_and_availability_are_published(broker: Broke
         write(sink, 3, 4, objects=Detections.empty())
         sink.notice(Event("offline", "cam1", 0.5, {"reason": "killed"}))
         sink.notice(Event("online", "cam1", 0.7))
-    until(lambda: len(listener.at("/availability")) == 5)
+        sink.notice(Event("ended", "cam1", 0.9, {"reason": "gave up"}))
+    until(lambda: len(listener.at("/availability")) == 6)
     listener.stop()
     assert listener.frames() == [1, 2, 3]
     first, _, third = map(json.loads, listener.at(""))
     assert first["objects"] == [{"box": [10.13, 20.0, 50.5, 60.0], "score": 0.8765, "label": 1, "class": "dog"}]
     assert third["objects"] == []  # they are gone
-    assert [json.loads(payload)["event"] for payload in listener.at("/events")] == ["offline", "online"]
-    assert listener.at("/availability") == ["offline", "online", "offline", "online", "offline"]
+    assert [json.loads(payload)["event"] for payload in listener.at("/events")] == ["offline", "online", "ended"]
+    assert listener.at("/availability") == ["offline", "online", "offline", "online", "offline", "offline"]
     assert sink.dropped == 0
     late = Listener(broker.port)
     until(lambda: late.got)
