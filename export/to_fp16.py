@@ -2,6 +2,7 @@
 
 The precision is in the file's own types, so that a strongly typed runtime such
 as TensorRT builds just this, and every change of precision is a Cast one can see.
+An INT8 file becomes int8+fp16: the same integers, with FP16 around them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from edgedet.errors import ExportError
 from edgedet.export import onnx_file
+from edgedet.spec import Precision
 
 if TYPE_CHECKING:
     import onnx
@@ -22,15 +24,17 @@ if TYPE_CHECKING:
 _KEEPS_FLOAT = {"Resize": (1, 2), "Upsample": (1,)}
 """Inputs, by position, that ONNX declares float32 whatever the data's type."""
 _LARGEST = float(np.finfo(np.float16).max)
+_SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
+_NARROWED: dict[Precision, Precision] = {"fp32": "fp16", "int8": "int8+fp16"}
 
 
 def to_fp16(source: Path, path: Path) -> Path:
-    """Write the FP16 form of an FP32 file that `to_onnx` wrote; returns the path."""
+    """Write the FP16 form of an FP32 or INT8 file of edgedet's; returns the path."""
     model, spec = onnx_file.read(source)
-    if spec.precision != "fp32":
-        raise ExportError(f"{source}: is {spec.precision} already; FP16 is made from the fp32 file")
+    if spec.precision not in _NARROWED:
+        raise ExportError(f"{source}: is {spec.precision} already; FP16 is made from the fp32 or int8 file")
     convert(model, where=source.name)
-    return onnx_file.write(path, model, replace(spec, precision="fp16"))
+    return onnx_file.write(path, model, replace(spec, precision=_NARROWED[spec.precision]))
 
 
 def convert(model: onnx.ModelProto, *, where: str) -> None:
@@ -41,6 +45,7 @@ def convert(model: onnx.ModelProto, *, where: str) -> None:
         raise ExportError(f"{where}: names no {onnx_file.HEAD}0, so where the decode begins is unknown; export it again")
     network = _ancestors(graph, heads)
     leaving = _leaving(model, network)
+    _fit_scales(graph, network, where=where)
     _convert_weights(graph, network, where=where)
     for node in network:
         _convert_attributes(node)
@@ -64,6 +69,36 @@ def _inputs(node: onnx.NodeProto) -> Iterator[tuple[int, str]]:
     """Position and name of the inputs that follow the data's type."""
     keeps = _KEEPS_FLOAT.get(node.op_type, ())
     return ((i, name) for i, name in enumerate(node.input) if name and i not in keeps)
+
+
+def _fit_scales(graph: onnx.GraphProto, network: list[onnx.NodeProto], *, where: str) -> None:
+    """Round every scale to one that float16 holds, and the integers of weights anew to their new scale.
+
+    Scales below 6e-5 have few bits in float16: the integers make up for what the scale is off, to half a step.
+    """
+    from onnx import numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in network:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[1] not in tensors:
+            continue
+        old = numpy_helper.to_array(tensors[node.input[1]]).astype(np.float32)
+        new = _upwards(old).astype(np.float32)
+        if not np.isfinite(new).all():
+            worst = float(old.max())
+            raise ExportError(f"{where}: scale {node.input[1]} is {worst:.3g}, beyond float16's {_LARGEST:.0f}; use int8")
+        if (integers := tensors.get(node.input[0])) is not None:
+            whole = numpy_helper.to_array(integers)
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+            ratio = (old / new).reshape([-1 if old.ndim and side == axis else 1 for side in range(whole.ndim)])
+            integers.CopyFrom(numpy_helper.from_array(np.rint(whole * ratio).astype(whole.dtype), integers.name))
+        tensors[node.input[1]].CopyFrom(numpy_helper.from_array(new, node.input[1]))
+
+
+def _upwards(scale: np.ndarray) -> np.ndarray:
+    """The least float16 of at least the scale, so that no integer is clipped."""
+    nearest = np.maximum(scale, _SMALLEST).astype(np.float16)
+    return np.where(nearest < scale, np.nextafter(nearest, np.float16(np.inf)), nearest)
 
 
 def _convert_weights(graph: onnx.GraphProto, network: list[onnx.NodeProto], *, where: str) -> None:
@@ -125,8 +160,8 @@ def _leaving(model: onnx.ModelProto, network: list[onnx.NodeProto]) -> set[str]:
     """The float32 values that the network makes and the rest of the graph reads: its raw heads."""
     import onnx
 
-    inside = {node.name for node in network}
-    outside = {name for node in model.graph.node if node.name not in inside for name in node.input}
+    inside = {node.output[0] for node in network}
+    outside = {name for node in model.graph.node if node.output[0] not in inside for name in node.input}
     typed = onnx.shape_inference.infer_shapes(model).graph
     floats = {v.name for v in (*typed.value_info, *typed.output) if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
     read = outside | {output.name for output in model.graph.output}

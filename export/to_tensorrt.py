@@ -1,0 +1,298 @@
+"""ONNX → TensorRT plan: `X.engine`, raw, and `X.engine.json` beside it, from a typed ONNX file of edgedet's. Torch-free.
+
+One path for TensorRT ≥ 10.3, 11.x and TensorRT-RTX, which are told apart by what they have, never by their version: a
+strongly typed network, so that the precisions are the file's own; a profile where the batch is free; no TF32, because
+nothing is narrowed unasked. The builder works in a thread of its own: Ctrl-C reaches Python alone, and an exception in one
+of the builder's callbacks would end the process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgedet import artifact, engine
+from edgedet.engine import EngineFacts, Flavour
+from edgedet.errors import ExportError, RuntimeUnavailable, UsageError
+from edgedet.export import builder_log, fault, onnx_file, typed_layers
+from edgedet.export.fault import Fault
+
+if TYPE_CHECKING:
+    import onnx
+
+Progress = Callable[[str, int, int], None]
+"""Told what the builder is at, how many of its steps are done and how many there are."""
+SUFFIXES = (".engine", ".plan")
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How a plan is compiled.
+
+    workspace_mib: most scratch memory, the device's all where None. timing_cache: a file that is read where it is there
+    and written after, so that the next build is quicker. dla: which DLA core, None for the GPU. targets: GPUs such as
+    `SM86` to compile ahead of time for, TensorRT-RTX only; none for every GPU it serves. batch: least, usual and largest,
+    where the file's batch is free. flavour: which TensorRT, None for the first that imports.
+    """
+
+    workspace_mib: int | None = None
+    timing_cache: Path | None = None
+    dla: int | None = None
+    targets: tuple[str, ...] = ()
+    batch: tuple[int, int, int] | None = None
+    flavour: Flavour | None = None
+
+
+def to_tensorrt(
+    source: Path, target: Path, options: BuildOptions | None = None, *, progress: Progress | None = None
+) -> EngineFacts:
+    """Compile an ONNX file of edgedet's and write the plan with its facts, both or neither; returns the facts.
+
+    ExportError where TensorRT refuses it, GateFailed where a layer is wider than asked for.
+    """
+    options = options or BuildOptions()
+    if target.suffix not in SUFFIXES:
+        raise ExportError(f"{target}: a TensorRT plan is called .engine or .plan; name it {target.with_suffix('.engine').name}")
+    model, spec = onnx_file.read(source)
+    compiler = Compiler(options)
+    with artifact.writing(target, engine.sidecar(target)) as (temporary, beside):
+        plan = compiler.build(source, model, progress=progress)
+        layers = typed_layers.compared(typed_layers.layers(model, spec), compiler.built(plan), where=target.name)
+        temporary.write_bytes(plan)
+        facts = EngineFacts(
+            flavour=compiler.flavour,
+            version=str(compiler.trt.__version__),
+            compute_capabilities=compiler.compute_capabilities(),
+            plan_sha256=artifact.sha256(temporary),
+            onnx=source.name,
+            onnx_sha256=artifact.sha256(source),
+            spec=spec,
+            layers=layers,
+            device=compiler.device and compiler.device[0],
+            batches=options.batch,
+            workspace_mib=options.workspace_mib,
+            dla=options.dla,
+            weights_bytes=compiler.log.weights_bytes,
+        )
+        beside.write_text(facts.to_json(), encoding="utf-8")
+        compiler.keep_timing_cache()
+    return facts
+
+
+class Compiler:
+    """One TensorRT and how it is to compile; options that it does not have are refused before any work."""
+
+    def __init__(self, options: BuildOptions) -> None:
+        flavours = ("tensorrt_rtx",) if options.targets else (options.flavour,) if options.flavour else engine.FLAVOURS
+        self.flavour, self.trt = engine.module(flavours)
+        self.name = f"{engine.TITLES[self.flavour]} {self.trt.__version__}"
+        self.ahead_of_time = hasattr(self.trt, "ComputeCapability")
+        self.options = options
+        self.log = builder_log.listener(self.trt)
+        self.device = None if self.ahead_of_time else _device(self.name)
+        self._builder = self.trt.Builder(self.log)
+        if self._builder is None:
+            raise RuntimeUnavailable(f"{self.name} cannot start its builder; `edgedet doctor` says what it finds here")
+        self._config = self._builder.create_builder_config()
+        self._configure()
+
+    def compute_capabilities(self) -> tuple[str, ...]:
+        """The GPUs that the plan runs on."""
+        return self.options.targets if self.device is None else (self.device[1],)
+
+    def build(self, source: Path, model: onnx.ModelProto, *, progress: Progress | None = None) -> Any:
+        """The plan, a buffer of bytes; ExportError says what TensorRT refuses."""
+        self._parse(source)
+        self._add_profile(model, source)
+        plan = self._in_thread(lambda: self._builder.build_serialized_network(self._network, self._config), progress)
+        if plan is None:
+            faults = [_placed(fault.explained(words), model) for words in self.log.errors]
+            faults = faults or [Fault("", "", "TensorRT gives no plan and no reason", "run it again with more --workspace")]
+            raise ExportError(f"{source.name}: {self.name} cannot build it: {fault.listing(faults)}")
+        return plan
+
+    def built(self, plan: Any) -> dict[str, str]:
+        """The precision of each layer by its ONNX node, none where nothing tells."""
+        if found := builder_log.from_log(self.log.layer_lines):
+            return found
+        runtime = self.trt.Runtime(self.log)
+        loaded = runtime.deserialize_cuda_engine(plan) if runtime is not None else None
+        if loaded is None:
+            return {}
+        inspector = loaded.create_engine_inspector()
+        return builder_log.from_inspector(inspector.get_engine_information(self.trt.LayerInformationFormat.JSON))
+
+    def keep_timing_cache(self) -> None:
+        """Write what the builder measured, for the next build."""
+        if self.options.timing_cache is not None:
+            with artifact.writing(self.options.timing_cache) as (temporary,):
+                temporary.write_bytes(self._config.get_timing_cache().serialize())
+
+    def _configure(self) -> None:
+        trt, config, options = self.trt, self._config, self.options
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        config.clear_flag(trt.BuilderFlag.TF32)
+        if options.workspace_mib is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+        self._set_targets()
+        self._set_timing_cache()
+        self._set_dla()
+
+    def _set_targets(self) -> None:
+        """Ahead of time for the GPUs asked for."""
+        known = getattr(self.trt, "ComputeCapability", None)
+        for index, target in enumerate(self.options.targets):
+            members = [name for name in getattr(known, "__members__", {}) if name.startswith("SM")]
+            if target not in members:
+                raise UsageError(f"--targets {target}: {self.name} compiles ahead of time for {', '.join(members)} only")
+            self._config.num_compute_capabilities = len(self.options.targets)
+            self._config.set_compute_capability(getattr(known, target), index)
+
+    def _set_timing_cache(self) -> None:
+        path = self.options.timing_cache
+        if path is None:
+            return
+        if self.ahead_of_time:
+            raise UsageError(f"--timing-cache {path}: {self.name} measures no timings and keeps no such cache; leave it out")
+        cache = self._config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+        if cache is None or not self._config.set_timing_cache(cache, False):
+            raise UsageError(f"--timing-cache {path}: is of another TensorRT or another GPU; name another file or remove it")
+
+    def _set_dla(self) -> None:
+        """The network on a DLA core, and on the GPU what it does not take: the decode, which has no weights."""
+        core, cores = self.options.dla, self._builder.num_DLA_cores
+        if core is None:
+            return
+        if self.ahead_of_time or cores == 0:
+            raise UsageError(f"--dla {core}: {self.name} finds no DLA here; leave --dla out and the GPU runs it")
+        if core >= cores:
+            raise UsageError(f"--dla {core}: there are {cores} DLA cores here, counted from 0")
+        self._config.default_device_type = self.trt.DeviceType.DLA
+        self._config.DLA_core = core
+        self._config.set_flag(self.trt.BuilderFlag.GPU_FALLBACK)
+
+    def _parse(self, source: Path) -> None:
+        """Read the file into a network; ExportError names each node that the parser refuses."""
+        flags = self.trt.NetworkDefinitionCreationFlag
+        chosen = 0
+        for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED"):  # what this TensorRT has no word for, it does anyway
+            chosen |= 1 << int(getattr(flags, name)) if hasattr(flags, name) else 0
+        self._network = self._builder.create_network(chosen)
+        self._parser = self.trt.OnnxParser(self._network, self.log)  # owns the weights until the plan is built
+        if not self._parser.parse_from_file(str(source)):
+            errors = [self._parser.get_error(index) for index in range(self._parser.num_errors)]
+            faults = [fault.explained(e.desc(), node=e.node_name(), operator=e.node_operator()) for e in errors]
+            raise ExportError(f"{source.name}: {self.name} cannot read it: {fault.listing(faults)}")
+
+    def _add_profile(self, model: onnx.ModelProto, source: Path) -> None:
+        """Which batches the plan is for, where the file's is free."""
+        batches = self.options.batch
+        inputs = [self._network.get_input(index) for index in range(self._network.num_inputs)]
+        free = [value for value in inputs if -1 in tuple(value.shape)]
+        require_profile(model, batches, where=source.name)
+        if not free or batches is None:
+            return
+        profile = self._builder.create_optimization_profile()
+        for value in free:
+            profile.set_shape(value.name, *((batch, *tuple(value.shape)[1:]) for batch in batches))
+        if self._config.add_optimization_profile(profile) < 0:
+            raise UsageError(f"--batch {','.join(map(str, batches))}: {self.name} refuses this profile")
+
+    def _in_thread(self, work: Callable[[], Any], progress: Progress | None) -> Any:
+        """What `work` gives; an interruption makes the builder stop at its next step, and rises when it has."""
+        stop, done = threading.Event(), threading.Event()
+        if hasattr(self.trt, "IProgressMonitor"):
+            self._config.progress_monitor = self._monitor = _monitor(self.trt, stop, progress)
+        outcome: list[Any] = []
+        failure: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                outcome.append(work())
+            except BaseException as error:
+                failure.append(error)
+            finally:
+                done.set()
+
+        threading.Thread(target=run, name="tensorrt-builder").start()
+        try:
+            done.wait()  # not Thread.join: interrupted, it takes the thread for ended
+        except BaseException:
+            stop.set()
+            while not done.is_set():  # whatever the user presses meanwhile: without the builder's end there is no way out
+                with suppress(KeyboardInterrupt):
+                    done.wait()
+            raise
+        if failure:
+            raise failure[0]
+        return outcome[0]
+
+
+def require_profile(model: onnx.ModelProto, batches: tuple[int, int, int] | None, *, where: str) -> None:
+    """UsageError where a free batch has no profile, a fixed one has, or more than the batch is free."""
+    for value in model.graph.input:
+        sides = value.type.tensor_type.shape.dim
+        if any(not side.HasField("dim_value") for side in sides[1:]):
+            raise ExportError(f"{where}: input {value.name} has a free side besides the batch; export it with a fixed --size")
+        free = bool(sides) and not sides[0].HasField("dim_value")
+        if free and batches is None:
+            raise UsageError(
+                f"{where}: its batch is free, so TensorRT needs its least, usual and largest value; give --batch MIN,OPT,MAX, "
+                "as in --batch 1,4,8"
+            )
+        if not free and batches is not None:
+            raise UsageError(
+                f"{where}: its batch is {sides[0].dim_value if sides else 'absent'}, but --batch "
+                f"{','.join(map(str, batches))} is for a free one; export it with that --batch from the checkpoint"
+            )
+
+
+def _monitor(trt: Any, stop: threading.Event, progress: Progress | None) -> Any:
+    """A progress monitor of the outermost phase, which also hands the builder the wish to stop."""
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._outermost, self._steps = "", 0
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if parent_phase is None:
+                self._outermost, self._steps = phase_name, num_steps
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if progress is not None and phase_name == self._outermost:
+                progress(phase_name, step + 1, self._steps)
+            return not stop.is_set()
+
+        def phase_finish(self, phase_name: str) -> None:
+            if progress is not None and phase_name == self._outermost:
+                progress(phase_name, self._steps, self._steps)
+
+    return Monitor()
+
+
+def _device(name: str) -> tuple[str, str]:
+    """The GPU's name and compute capability, such as `SM87`; RuntimeUnavailable where there is none."""
+    from cuda.bindings import runtime as cudart
+
+    error, properties = cudart.cudaGetDeviceProperties(0)
+    if int(error):
+        raise RuntimeUnavailable(
+            f"{name} compiles on the GPU that will run the plan, and none answers here ({error.name}); run this on the device, "
+            "or see what it will say there with --check"
+        )
+    return properties.name.decode(), f"SM{properties.major}{properties.minor}"
+
+
+def _placed(found: Fault, model: onnx.ModelProto) -> Fault:
+    """The fault with the operator of the ONNX node that its layer's name begins with."""
+    if not found.node or found.operator:
+        return found
+    for node in model.graph.node:
+        if found.node == node.name or found.node.startswith(f"{node.name}_"):
+            return Fault(node.name, node.op_type, found.reason, found.remedy)
+    return found
