@@ -4,9 +4,9 @@
 
 Objects move at constant speed through 1920x1080, one in fifty is missed a
 frame, so that pairing, loss and recovery all take part. Median of 600 frames
-after 60, of the quietest of five turns that the trackers take; one thread. Floors: ByteTrack with 200
-objects 1 ms, OC-SORT 1.5 ms, every tracker with 10 objects .15 ms; exit code
-1 past one.
+after 60, of the quietest of five turns that the trackers take; one thread.
+Floors: ByteTrack with 200 objects 1 ms, OC-SORT 1.5 ms, every tracker with 10
+objects .15 ms; exit code 1 past one.
 """
 
 from __future__ import annotations

@@ -39,9 +39,7 @@ def pair(rows: np.ndarray, columns: np.ndarray, worth: np.ndarray) -> np.ndarray
     chosen twice. worth: (P,), above zero. A pair that is not listed is
     impossible, so a good one is never given up for two that are no match.
     """
-    if not len(rows):
-        return np.zeros(0, np.intp)
-    if _most(rows) == _most(columns) == 1:
+    if not contested(rows, columns):
         return np.arange(len(rows))
     # Where every track's best object, or every object's best track, is another one, no pairing can be worth more.
     order = np.argsort(worth, kind="stable")
@@ -51,14 +49,19 @@ def pair(rows: np.ndarray, columns: np.ndarray, worth: np.ndarray) -> np.ndarray
             return best
     # A pair of which neither side has another choice is settled; the solver gets the rest.
     alone = (np.bincount(rows)[rows] == 1) & (np.bincount(columns)[columns] == 1)
-    contested = np.flatnonzero(~alone)
-    best = contested[_solve(rows[contested], columns[contested], worth[contested])]
+    rest = np.flatnonzero(~alone)
+    best = rest[_solve(rows[rest], columns[rest], worth[rest])]
     return np.concatenate([np.flatnonzero(alone), best])
+
+
+def contested(rows: np.ndarray, columns: np.ndarray) -> bool:
+    """Whether any track or detection stands in more than one of these P pairs, so that there is something to choose."""
+    return _most(rows) > 1 or _most(columns) > 1
 
 
 def _most(numbers: np.ndarray) -> int:
     """How often the most frequent of these numbers (P,) occurs."""
-    return int(np.maximum.reduce(np.bincount(numbers)))
+    return int(np.maximum.reduce(np.bincount(numbers), initial=0))
 
 
 def _last_of_each(numbers: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgedet.detections import Detections
-from edgedet.tracking.assignment import overlapping, pair
+from edgedet.tracking.assignment import contested, overlapping, pair
 from edgedet.tracking.base import above, tracked
 from edgedet.tracking.sort import AreaMotion, FrameSteps
 
@@ -104,8 +104,10 @@ class OcSort:
         """(N,) index of the track each detection continues, or -1: where it is expected, else where it was last seen."""
         owners = np.full(len(detections), -1)
         rows, columns, iou = self._pairs(self._motion.boxes.astype(np.float32), detections)
-        agreement = self._agreement(rows, centres[columns], detections.scores[columns])
-        chosen = pair(rows, columns, iou + self.inertia * agreement)
+        worth = iou
+        if contested(rows, columns):
+            worth = iou + self.inertia * self._agreement(rows, centres[columns], detections.scores[columns])
+        chosen = pair(rows, columns, worth)
         owners[columns[chosen]] = rows[chosen]
         if len(chosen) < min(len(self), len(owners)):
             tracks = np.ones(len(self), bool)
