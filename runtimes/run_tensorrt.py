@@ -105,12 +105,14 @@ class TensorRtSession:
         found = ports(trt, self._engine, path)
         _check_ports(found, self.spec, path)
         self.slots = THROUGHPUT_SLOTS if options.performance == "throughput" else 1
+        self.facts = _facts(facts, device)
         slots = _slots(self.slots, lambda: Slot(trt, self._engine, found, errors, device=device))
         self._idle: SimpleQueue[Slot | None] = SimpleQueue()
         for slot in slots:
             self._idle.put(slot)
-        self.facts = _facts(facts, device, slots[0])
-        if without := slots[0].without_graph:
+        without = slots[0].without_graph
+        self.facts["cuda_graph"] = without or "replayed"
+        if without:
             console.say(f"{path.name} runs without a CUDA graph: {without}")
         self.closed = False
         self._pool = ThreadPoolExecutor(self.slots, thread_name_prefix="tensorrt")
@@ -258,7 +260,7 @@ def _slots(count: int, make: Callable[[], Slot]) -> list[Slot]:
     return made
 
 
-def _facts(facts: EngineFacts, device: int, slot: Slot) -> dict[str, str]:
+def _facts(facts: EngineFacts, device: int) -> dict[str, str]:
     """What serves and how: `precision` out of the layers as they were built, counted, where the builder told."""
     name, capability = cuda_memory.gpu(device)
     built = [layer.built for layer in facts.layers if layer.built]
@@ -267,5 +269,4 @@ def _facts(facts: EngineFacts, device: int, slot: Slot) -> dict[str, str]:
     return {
         "device": f"{name}, {capability}, cuda:{device}",
         "precision": "as in the file" if not built else told if INT8 in built else " and ".join(floats),
-        "cuda_graph": slot.without_graph or "replayed",
     }
