@@ -34,6 +34,7 @@ from edgedet.tracking.base import Tracker
 
 MAX_WAIT_MS = 10.0
 _MOST_TOGETHER = 8  # frames in a micro-batch of a file of dynamic batch
+_BURST = 8  # frames of files that are finished together
 _LEFT_BEHIND_S = 0.5  # how long the end waits for threads that hang in a dead camera's read
 
 Found = tuple[Frame, Detections]
@@ -172,7 +173,7 @@ def _run(
         stack.push(outlets.close)
         engine = stack.enter_context(_Engine(lanes, detector, max_wait_ms, on_event, stop))
         while burst := engine.in_flight.take(engine.burst):
-            wait([waiting.future for waiting in burst])
+            burst[-1].future.exception()  # waits: with the latest nearly all are there
             detected_s = time.monotonic()
             for _ in filter(lambda waiting: waiting.last, burst):
                 engine.room.release()
@@ -228,8 +229,9 @@ class _Engine:
             self._pool = ThreadPoolExecutor(1, "edgedet-detect")
         # Files are worked through in bursts: beside a busy engine every change of thread finds cold caches, which cost a
         # tracked frame .4 ms. While one burst is finished, the next keeps the engine busy. Live, it would only grow old.
-        self.burst = 1 if any(lane.live for lane in lanes) else slots
-        self.room = threading.Semaphore(slots if any(lane.live for lane in lanes) else slots + self.burst)
+        live = any(lane.live for lane in lanes)
+        self.burst = 1 if live or slots == 1 else _BURST
+        self.room = threading.Semaphore(slots if live else slots + self.burst)
         self._together = _micro_batch(detector, len(lanes))
         self._max_wait_s = max_wait_ms / 1000
         self.in_flight: Channel[_InFlight] = Channel()
