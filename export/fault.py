@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgedet.errors import ExportError
+
 LISTED = 5
 """Faults that one message spells out; the others are counted."""
 _PLACE = re.compile(r"\s*(\[?\w+\.cpp::\S+\]?|In \S+ at \S+)")
@@ -23,6 +25,14 @@ class Fault:
     def __str__(self) -> str:
         place = f"{self.node} ({self.operator}): " if self.node and self.operator else f"{self.node}: " if self.node else ""
         return f"{place}{self.reason}; {self.remedy}"
+
+
+class Refused(ExportError):
+    """TensorRT does not take a file; faults: where and why."""
+
+    def __init__(self, what: str, faults: Sequence[Fault]) -> None:
+        super().__init__(f"{what}: {listing(faults)}")
+        self.faults = tuple(faults)
 
 
 def listing(faults: Sequence[Fault]) -> str:

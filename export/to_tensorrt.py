@@ -19,7 +19,7 @@ from edgedet import artifact, engine
 from edgedet.engine import EngineFacts, Flavour
 from edgedet.errors import ExportError, RuntimeUnavailable, UsageError
 from edgedet.export import builder_log, fault, onnx_file, typed_layers
-from edgedet.export.fault import Fault
+from edgedet.export.fault import Fault, Refused
 
 if TYPE_CHECKING:
     import onnx
@@ -112,7 +112,7 @@ class Compiler:
         if plan is None:
             faults = [_placed(fault.explained(words), model) for words in self.log.errors]
             faults = faults or [Fault("", "", "TensorRT gives no plan and no reason", "run it again with more --workspace")]
-            raise ExportError(f"{source.name}: {self.name} cannot build it: {fault.listing(faults)}")
+            raise Refused(f"{source.name}: {self.name} cannot build it", faults)
         return plan
 
     def built(self, plan: Any) -> dict[str, str]:
@@ -186,7 +186,7 @@ class Compiler:
         if not self._parser.parse_from_file(str(source)):
             errors = [self._parser.get_error(index) for index in range(self._parser.num_errors)]
             faults = [fault.explained(e.desc(), node=e.node_name(), operator=e.node_operator()) for e in errors]
-            raise ExportError(f"{source.name}: {self.name} cannot read it: {fault.listing(faults)}")
+            raise Refused(f"{source.name}: {self.name} cannot read it", faults)
 
     def _add_profile(self, model: onnx.ModelProto, source: Path) -> None:
         """Which batches the plan is for, where the file's is free."""
