@@ -126,7 +126,7 @@ def test_a_built_wheel_holds_every_module_and_data_file(wheel: Path):
     wanted = set()
     for package in PACKAGES:
         for path in folder_of(package).glob("*"):
-            if path.suffix in (".py", ".safetensors", ".html", ".css", ".js", ".json", ".md"):
+            if path.suffix in (".py", ".safetensors", ".html", ".css", ".js", ".json", ".md", ".sh", ".service", ".jetpack6"):
                 wanted.add(f"{package.replace('.', '/')}/{path.name}")
     assert wanted <= inside, sorted(wanted - inside)
 
