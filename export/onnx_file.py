@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 OPSET = 19
 IR_VERSION = 10
 """The newest that ONNX Runtime 1.18 reads."""
+PLUGIN_DOMAIN = "TRT"
+"""Of TensorRT's plugins. Its parser looks for the operator's name and takes any domain; onnx's checker wants one of its own."""
 EXTERNAL_BYTES = 1_900_000_000
 """Above it weights go to a file beside: protobuf takes 2 GiB at most."""
 HEAD = "head_"
@@ -53,7 +55,7 @@ def write(path: Path, model: onnx.ModelProto, spec: ModelSpec) -> Path:
     for entry in [e for e in model.metadata_props if e.key == KEY]:
         model.metadata_props.remove(entry)
     model.metadata_props.add(key=KEY, value=spec.to_json())
-    opset = {entry.domain: entry.version for entry in model.opset_import}
+    opset = {entry.domain: entry.version for entry in model.opset_import if entry.domain != PLUGIN_DOMAIN}
     if opset != {"": OPSET}:
         raise ExportError(f"{path.name}: needs opsets {opset}, but only opset {OPSET} runs on every target; report this")
     weights = path.with_name(path.name + ".data")

@@ -20,6 +20,17 @@ KNOWN_WRONG: dict[tuple[str, Encoding], str] = {
 }
 """Encodings that a runtime computes wrongly: the reason, and what mends it."""
 
+PLUGIN = "EfficientNMS_TRT"
+"""TensorRT's own operator, which `--nms efficientnms` writes."""
+
+
+def plugin_refusal(path: Path, *, runtime: str) -> RuntimeUnavailable:
+    """The error that a file with TensorRT's plugin meets in another runtime."""
+    return RuntimeUnavailable(
+        f"{path.name} holds {PLUGIN} (--nms efficientnms), a plugin that TensorRT has and {runtime} has not; compile it with "
+        f"`edgedet export {path.name} --to tensorrt` where TensorRT is, or export the checkpoint with --nms onnx or matrix"
+    )
+
 
 def read_spec(get_text: Callable[[], str | None], path: Path) -> ModelSpec:
     """The ModelSpec that a file carries; get_text: gives what the file holds under `edgedet.spec.KEY`, None where nothing."""

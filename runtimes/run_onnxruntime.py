@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,17 @@ import numpy as np
 
 from edgedet.artifact import require_file
 from edgedet.errors import ArtifactError, RuntimeUnavailable, UsageError
-from edgedet.runtimes.contract import as_input, check_encoding, check_input, check_outputs, read_spec, require_open
+from edgedet.runtimes import efficient_nms
+from edgedet.runtimes.contract import (
+    PLUGIN,
+    as_input,
+    check_encoding,
+    check_input,
+    check_outputs,
+    plugin_refusal,
+    read_spec,
+    require_open,
+)
 from edgedet.runtimes.machine import usable_cores
 from edgedet.runtimes.precision import Layer, summary
 from edgedet.runtimes.session import Options, Outputs
@@ -94,7 +104,9 @@ class OnnxRuntimeSession:
         """Device and precision; of a quantised file the executed one, which takes a second session to find out."""
         layers = self.layers() if self.spec.precision.startswith("int8") else ()
         executed = summary(layers) if layers else _float_precision(self.spec, on_gpu=self._on_gpu)
-        return {"device": "gpu" if self._on_gpu else "cpu", "precision": executed}
+        evaluated = isinstance(self._session, efficient_nms.PluginSession)
+        plugins = {"plugins": f"{PLUGIN} evaluated in NumPy"} if evaluated else {}
+        return {"device": "gpu" if self._on_gpu else "cpu", "precision": executed, **plugins}
 
     def layers(self) -> Sequence[Layer]:
         """The layers as the optimised graph runs them; none where the onnx package, which reads it, is absent."""
@@ -162,17 +174,22 @@ def _load(path: Path, options: Options, providers: list[Any]) -> Any:
         state.NotImplemented,
     )
     require_file(path)
-    model = _with_outputs(path, options) if options.outputs == "candidates" or options.taps else str(path)
+    load = partial(onnxruntime.InferenceSession, sess_options=settings, providers=providers)
+    model = _with_outputs(path, options) if options.outputs == "candidates" or options.taps else None
     try:
-        return onnxruntime.InferenceSession(model, settings, providers=providers)
+        if options.plugins == "evaluated" and efficient_nms.is_in(read_graph(path, with_weights=False)):
+            return efficient_nms.PluginSession(model or read_graph(path), load)
+        return load(model.SerializeToString() if model else str(path))
     except (*refusals, state.RuntimeException) as error:
+        if PLUGIN in str(error):
+            raise plugin_refusal(path, runtime="ONNX Runtime") from error
         reason = str(error).splitlines()[0].partition("failed:")[2] or str(error).splitlines()[0]
         raise ArtifactError(
             f"{path}: ONNX Runtime cannot load it ({reason}); it is truncated or no ONNX file: export it again"
         ) from error
 
 
-def _with_outputs(path: Path, options: Options) -> bytes:
+def _with_outputs(path: Path, options: Options) -> Any:
     """The model with the boxes before suppression, and the taps it has, added to its outputs."""
     onnx = _onnx("comparing candidates and inner values in ONNX Runtime")
     model = read_graph(path)
@@ -187,7 +204,14 @@ def _with_outputs(path: Path, options: Options) -> bytes:
     for name in dict.fromkeys((*candidates, *(tap for tap in options.taps if tap in made))):
         if name not in present:
             graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    return model.SerializeToString()
+    return model
+
+
+def _without_plugin(path: Path) -> str | bytes:
+    """The file, or where it holds TensorRT's plugin the model before that, serialized."""
+    if not efficient_nms.is_in(read_graph(path, with_weights=False)):
+        return str(path)
+    return efficient_nms.cut(read_graph(path))[0].SerializeToString()
 
 
 def _onnx(purpose: str) -> Any:
@@ -229,7 +253,7 @@ def _read_layers(path: Path, options: Options, providers: list[Any]) -> tuple[La
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
         settings.optimized_model_filepath = str(optimized)
-        onnxruntime.InferenceSession(str(path), settings, providers=providers)
+        onnxruntime.InferenceSession(_without_plugin(path), settings, providers=providers)
         ran = OnnxGraph(read_graph(optimized, with_weights=False)).executed()
     written = OnnxGraph(read_graph(path, with_weights=False)).layers()
     return tuple(replace(layer, kind=ran[name][0], executed=ran[name][1]) for name, layer in written if name in ran)

@@ -14,7 +14,16 @@ import numpy as np
 from edgedet.artifact import output_errors, require_file
 from edgedet.errors import ArtifactError, RuntimeUnavailable, UsageError
 from edgedet.runtimes import openvino_layers, precision
-from edgedet.runtimes.contract import as_input, check_encoding, check_input, check_outputs, read_spec, require_open
+from edgedet.runtimes.contract import (
+    PLUGIN,
+    as_input,
+    check_encoding,
+    check_input,
+    check_outputs,
+    plugin_refusal,
+    read_spec,
+    require_open,
+)
 from edgedet.runtimes.precision import Layer
 from edgedet.runtimes.session import Options, Outputs
 from edgedet.spec import CANDIDATES, FINAL, KEY
@@ -174,6 +183,8 @@ def _read(path: Path) -> Any:
     try:
         return front_end.convert(front_end.load(str(path)))
     except (*failures, frontend.OpConversionFailure, frontend.OpValidationFailure, RuntimeError) as error:
+        if PLUGIN in str(error):
+            raise plugin_refusal(path, runtime="OpenVINO") from error
         reason = str(error).strip().splitlines()[-1]
         raise ArtifactError(
             f"{path}: OpenVINO cannot read it ({reason}); it is truncated or of another kind: export it again"

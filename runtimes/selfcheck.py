@@ -98,9 +98,9 @@ class Agreement:
 def check(reference: Session, path: Path, *, runtime: str) -> Agreement:
     """How the file at `path` differs from a reference session, which must give candidates; GateFailed where too much."""
     module: Any = plugins.find(PACKAGE, runtime, prefix=PREFIX, kind="runtime")
-    with closing(module.open(path, Options(device="cpu"))) as session:
+    with closing(module.open(path, Options(device="cpu", plugins="evaluated"))) as session:
         finals, spec, facts = _run(session), session.spec, session.facts
-    with closing(module.open(path, Options(device="cpu", outputs="candidates"))) as session:
+    with closing(module.open(path, Options(device="cpu", outputs="candidates", plugins="evaluated"))) as session:
         inner = _run(session)
     truth = _run(reference)
     parts = [_compare_best(ours, theirs) for ours, theirs in zip(truth, inner, strict=True)]
@@ -108,7 +108,7 @@ def check(reference: Session, path: Path, *, runtime: str) -> Agreement:
     limits = LIMITS[spec.precision]
     pairs, final_box, final_score = _compare_finals(truth, finals, spec)
     agreement = Agreement(
-        runtime=f"{runtime} {module.version()}",
+        runtime=", ".join([f"{runtime} {module.version()}", *filter(None, [facts.get("plugins")])]),
         runs_in=facts["precision"],
         pictures=PICTURES,
         candidates=len(boxes),

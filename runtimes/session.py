@@ -27,7 +27,9 @@ class Options:
     the runtime's optimizer changes the answers. outputs: `candidates` adds the
     boxes before suppression to what `infer` returns. taps: inner values, by
     name, to return too where the file has them. cache: a folder for compiled
-    models, where a runtime has them. like: the exported file whose
+    models, where a runtime has them. plugins: what becomes of TensorRT's own
+    operators in an ONNX file: refused, or evaluated in NumPy as they are
+    documented, which is slow and for measuring an export. like: the exported file whose
     input size and suppression a checkpoint takes on to be compared with it;
     exported files have their own.
     """
@@ -39,6 +41,7 @@ class Options:
     outputs: Literal["final", "candidates"] = "final"
     taps: tuple[str, ...] = ()
     cache: Path | None = None
+    plugins: Literal["refused", "evaluated"] = "refused"
     like: ModelSpec | None = None
 
 

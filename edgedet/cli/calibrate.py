@@ -76,13 +76,15 @@ def measure(model: Path, quantized: Quantized, request: Request, images: Calibra
     from edgedet.runtimes import parity
     from edgedet.runtimes.figures import Gates
     from edgedet.runtimes.recording import Target
+    from edgedet.runtimes.session import Options
 
     runtimes = quantization.measuring_runtimes(request.purpose)
     data = request.data or _as_folder(images, scratch)
     split = quantization.validation_split(request.data) if request.data else None
     gates = Gates(max_ap_drop=request.max_ap_drop)
-    files = [Target(quantized.path, runtime) for runtime in runtimes]
-    report = parity.validate(Target(model, runtimes[0]), files, data, split=split, gates=gates)
+    options = Options(plugins="evaluated")
+    files = [Target(quantized.path, runtime, options) for runtime in runtimes]
+    report = parity.validate(Target(model, runtimes[0], options), files, data, split=split, gates=gates)
     report.require_gates()
     return report
 

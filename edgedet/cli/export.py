@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Target = Literal["onnx", "openvino"]
 Precision = Literal["fp32", "fp16", "int8"]
+Nms = Literal["onnx", "matrix", "efficientnms", "none"]
 AUTO: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 """What `--precision auto` writes and measures, beside bf16, which is a way to run the fp32 file."""
 AP_BUDGET = 0.005
@@ -60,9 +61,10 @@ def command(
     purpose: str = typer.Option("cpu", "--for", metavar="cpu|tensorrt", help="What int8 is written for."),
     max_ap_drop: float | None = typer.Option(None, min=0, max=1, help="Budget of int8 and auto on --verify. [0.005]"),
     force: bool = typer.Option(False, "--force", help="Calibrate on few, blank or duplicate images; recorded in the file."),
-    nms: Literal["onnx", "matrix", "none"] | None = typer.Option(
+    nms: Nms | None = typer.Option(
         None,
-        help="onnx: NonMaxSuppression, the default. matrix: plain arithmetic, default --for tensorrt. none: candidates out.",
+        help="onnx: NonMaxSuppression, the default. matrix: plain arithmetic, default --for tensorrt. none: candidates out. "
+        "efficientnms: the plugin of TensorRT 10, which deprecates it.",
     ),
     batch: str = typer.Option("1", metavar="N|dynamic", help="Images at once."),
     size: str | None = typer.Option(None, metavar="N|HxW", help="Input size in pixels. Default: the checkpoint's own."),
@@ -89,8 +91,10 @@ def command(
     auto = precision == ["auto"]
     targets: list[Target] = _chosen("--to", to, get_args(Target)) or _default_targets(auto=auto)
     precisions: list[Precision] = list(AUTO) if auto else _chosen("--precision", precision, get_args(Precision))
-    mode: Literal["onnx", "matrix", "none"] = nms or ("matrix" if purpose == "tensorrt" else "onnx")
+    mode: Nms = nms or ("matrix" if purpose == "tensorrt" else "onnx")
     request = _request(precisions, targets, images, method, purpose, verify, max_ap_drop, force=force)
+    if mode == "efficientnms":
+        _allow_plugin(targets, request, auto=auto)
     if auto and verify is None:
         raise UsageError("--precision auto needs --verify DATA, annotated images to hold the accuracy budget on")
     size_hw, batch_size = parse_size(size) if size else None, parse_batch(batch)
@@ -161,6 +165,19 @@ def _request(
     if chosen == "tensorrt" and "openvino" in targets:
         raise UsageError("--for tensorrt --to openvino: OpenVINO computes that spelling wrong beside a Concat; use --for cpu")
     return quantization.Request(images, spelt, chosen, data, max_ap_drop, force=force)
+
+
+def _allow_plugin(targets: Sequence[Target], request: Request | None, *, auto: bool) -> None:
+    """Refuse `--nms efficientnms` where the file would have to run in another runtime than TensorRT; tell its deprecation."""
+    if auto:
+        raise UsageError("--nms efficientnms --precision auto: nothing here could time TensorRT's plugin; name the precisions")
+    if "openvino" in targets:
+        raise UsageError("--nms efficientnms --to openvino: only TensorRT has this plugin; use --nms onnx or matrix")
+    if request and request.purpose != "tensorrt":
+        raise UsageError("--nms efficientnms --precision int8: only TensorRT has this plugin; add --for tensorrt")
+    console.say(
+        "EfficientNMS_TRT is deprecated since TensorRT 10.12 and not in TensorRT-RTX; --nms matrix gives the same detections"
+    )
 
 
 def _default_targets(*, auto: bool) -> list[Target]:
@@ -316,10 +333,12 @@ def _verify(loaded: Checkpoint, files: list[Exported], data: Path, folder: Path,
     from edgedet.models import checkpoint as checkpoints
     from edgedet.runtimes import parity, recording
     from edgedet.runtimes.figures import FLOORS
+    from edgedet.runtimes.session import Options
 
     reference = folder / f"{loaded.spec.name}.safetensors"
     checkpoints.save(reference, loaded.detector.state_dict(), replace(loaded.spec, input_layout="uint8-nhwc", batch=None))
-    targets = [recording.Target(file.path, file.runtime) for file in files]
+    options = Options(plugins="evaluated")
+    targets = [recording.Target(file.path, file.runtime, options) for file in files]
     report = parity.validate(recording.Target(reference, "torch"), targets, data)
     verified = []
     for file, comparison in zip(files, report.comparisons, strict=True):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgedet.calibration.table import RangeTable
     from edgedet.data.dataset import Dataset, Sample
     from edgedet.detections import Detections
+    from edgedet.runtimes.detector import LoadedDetector
     from edgedet.runtimes.recording import Target
     from edgedet.spec import Encoding, ModelSpec
 
@@ -349,10 +350,16 @@ class Judge:
         return disagreement(self._reference[:most], self._detect(path, self._frames[:most]))
 
     def _detect(self, path: Path, frames: Sequence[np.ndarray]) -> list[Detections]:
-        from edgedet.runtimes.detector import load
-
-        with load(path, runtime=self.runtime, device="cpu") as detector:
+        with _load(path, self.runtime) as detector:
             return detector.detect_batch(frames)
+
+
+def _load(path: Path, runtime: str) -> LoadedDetector:
+    """A file to be measured, TensorRT's plugin evaluated where it holds it."""
+    from edgedet.runtimes.recording import Target
+    from edgedet.runtimes.session import Options
+
+    return Target(path, runtime, Options(device="cpu", plugins="evaluated")).open()
 
 
 RANKED_ON = 12
@@ -404,9 +411,8 @@ class _Meter:
 
     def _ap(self, path: Path) -> float:
         from edgedet.data import evaluation
-        from edgedet.runtimes.detector import load
 
-        with load(path, runtime=self._runtime, device="cpu") as detector:
+        with _load(path, self._runtime) as detector:
             found = [detection for sample in self._dataset.samples for detection in detector.detect_batch([sample.read()])]
         return evaluation.evaluate(self._dataset, found).ap
 

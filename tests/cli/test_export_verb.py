@@ -70,6 +70,20 @@ def test_every_file_is_named_by_what_it_is_and_carries_its_figures(edgedet_cli: 
     assert len(spec.provenance["parent_sha256"]) == 64
 
 
+def test_a_file_with_tensorrts_plugin_is_checked_with_it_evaluated_and_its_deprecation_told(
+    edgedet_cli: Cli, saved: Path, tmp_path: Path
+):
+    ended = edgedet_cli("export", saved, "--nms", "efficientnms", "--size", "64x96", "--out", tmp_path, "--json")
+    assert ended.code == 0, ended.err
+    assert "EfficientNMS_TRT is deprecated since TensorRT 10.12" in ended.err
+    (file,) = json.loads(ended.out)
+    assert Path(file["path"]).name == "yolox-nano-64x96-fp32-efficientnms.onnx"
+    assert "EfficientNMS_TRT evaluated in NumPy" in file["check"]["runtime"]
+    ended = edgedet_cli("bench", file["path"])
+    assert ended.code == 2
+    assert "holds EfficientNMS_TRT" in ended.err
+
+
 def test_the_table_names_the_file_and_its_error(edgedet_cli: Cli, saved: Path, tmp_path: Path, quick):
     ended = edgedet_cli("export", saved, "--size", "64x96", "--out", tmp_path)
     assert ended.code == 0, ended.err
@@ -145,6 +159,9 @@ def test_the_trained_detector_passes_every_gate_on_photos(
         (["--precision", "auto", "--precision", "fp32"], ["auto", "alone"]),
         (["--precision", "int8", "--images", ".", "--method", "guess"], ["--method 'guess'", "entropy"]),
         (["--precision", "int8", "--images", ".", "--to", "openvino", "--for", "tensorrt"], ["--for cpu"]),
+        (["--nms", "efficientnms", "--to", "openvino"], ["--nms efficientnms --to openvino", "--nms onnx or matrix"]),
+        (["--nms", "efficientnms", "--precision", "int8", "--images", "."], ["--nms efficientnms", "--for tensorrt"]),
+        (["--nms", "efficientnms", "--precision", "auto", "--images", ".", "--verify", "."], ["efficientnms --precision auto"]),
         (["--to", "tensorrt"], ["--to 'tensorrt'", "onnx, openvino"]),
         (["--size", "400"], ["400x400", "multiple of 32", "--size 384x384"]),
         (["--size", "big"], ["'big'", "384x640"]),

@@ -148,9 +148,16 @@ def test_a_chain_of_boxes_that_each_suppress_the_next_settles_within_the_rounds(
     assert (found.labels[0, 9:] == -1).all()
 
 
-def test_the_mode_that_cannot_be_written_yet_says_so():
-    with pytest.raises(ExportError, match=r"efficientnms.*matrix"):
-        modes.check_mode(replace(RULE, mode="efficientnms"))
+def test_more_candidates_than_tensorrt_sorts_are_refused_for_its_plugin():
+    with pytest.raises(ExportError, match="at most 3840 candidates but the spec has 4000"):
+        modes.check_mode(replace(RULE, mode="efficientnms", candidates=4000))
+
+
+@pytest.mark.parametrize("mode", ["onnx", "matrix", "efficientnms"])
+def test_at_a_threshold_of_one_nothing_is_suppressed(mode: str):
+    candidates = Candidates(torch.ones(1, 2, 4), torch.tensor([[0.9, 0.8]]), torch.zeros(1, 2, dtype=torch.int32))
+    found = modes.suppress(candidates, replace(RULE, mode=mode, iou_threshold=1.0, max_detections=2), num_classes=1)
+    assert found.labels.tolist() == [[0, 0]]
 
 
 @pytest.mark.parametrize("mode", ["onnx", "matrix"])
