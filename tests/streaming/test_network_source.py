@@ -18,6 +18,7 @@ from live import RtspCamera, nothing, until
 
 from edgedet.errors import SourceError
 from edgedet.streaming.feed import FeedOptions
+from edgedet.streaming.lane import StreamPlan
 from edgedet.streaming.pipeline import stream
 from edgedet.streaming.sources import gstreamer, network
 from edgedet.streaming.sources.base import Timeouts, open_source
@@ -60,6 +61,18 @@ def test_a_hung_server_is_noticed_within_the_read_timeout_though_opencv_blocks_l
     before_s = max(at_s for at_s in times_s if at_s < offline_s)
     assert offline_s - before_s == pytest.approx(OPTIONS.timeouts.read_s, abs=0.3)
     assert "hangs" in offline.detail["reason"]
+
+
+def test_four_streams_of_one_server_are_all_back_within_a_second_and_a_half(camera):
+    online_s = []
+    plans = [StreamPlan(camera.address, str(number), feed=OPTIONS) for number in range(4)]
+    with stream(plans, nothing, on_event=lambda event: event.kind == "online" and online_s.append(time.monotonic())) as found:
+        until(found, lambda: len(online_s) == 4)
+        camera.kill()
+        time.sleep(1)
+        back_s = camera.restart()
+        until(found, lambda: len(online_s) == 8)
+    assert online_s[-1] - back_s <= 1.5
 
 
 def recoded(clip: Path, target: Path, *options: str) -> Path:

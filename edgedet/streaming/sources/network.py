@@ -17,8 +17,8 @@ from edgedet.streaming.sources.base import Camera, Clip, Timeouts, public_name
 LIVE = True
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "http": 80, "https": 443}
 _OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
-_QUICK_OVER_TCP = "rtsp_transport;tcp|analyzeduration;500000"
-"""FFmpeg's own choice looks at a stream for seconds before its first frame; half a second is enough, and a camera that
+_QUICK_OVER_TCP = "rtsp_transport;tcp|analyzeduration;200000"
+"""FFmpeg's own choice looks at a stream for seconds before its first frame; a fifth of one is enough, and a camera that
 needs more gets it through the environment: whatever is set there stays."""
 _NO_STREAM = "the server gives no stream that can be opened; is its codec H.264, H.265 or MJPEG?"
 _NO_FRAME = "opens but gives no frame that can be decoded; is its codec H.264, H.265 or MJPEG?"
