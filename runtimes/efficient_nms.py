@@ -35,28 +35,32 @@ def efficient_nms(
     A score below its threshold takes no part; of the others, highest first, one
     is dropped where a kept one of its class overlaps it by an IoU of the
     threshold or more. Rows behind the number of detections are unspecified:
-    here they are NaN and classes that do not exist, so that a graph which reads them shows it.
+    here they hold the lowest score that took part, as memory may, so that a
+    graph which reads them gives a false detection.
     """
-    batch = len(boxes)
-    number = np.zeros((batch, 1), np.int32)
-    out_boxes = np.full((batch, max_output_boxes, 4), np.nan, np.float32)
-    out_scores = np.full((batch, max_output_boxes), np.nan, np.float32)
-    out_classes = np.full((batch, max_output_boxes), np.iinfo(np.int32).min, np.int32)
-    for image in range(batch):
-        rows, classes = np.nonzero(scores[image] >= np.float32(score_threshold))
-        found = scores[image, rows, classes]
-        order = np.argsort(-found, kind="stable")[:MOST_SCORES]
-        rows, classes = rows[order], classes[order]
-        kept = _greedy(boxes[image, rows], classes, np.float32(iou_threshold), max_output_boxes)
-        count = len(kept)
-        number[image] = count
-        out_boxes[image, :count] = boxes[image, rows[kept]]
-        out_scores[image, :count] = found[order][kept]
-        out_classes[image, :count] = classes[kept]
-    return number, out_boxes, out_scores, out_classes
+    images = [
+        _one_image(image, table, np.float32(score_threshold), np.float32(iou_threshold), max_output_boxes)
+        for image, table in zip(boxes, scores, strict=True)
+    ]
+    number, out_boxes, out_scores, out_classes = (np.stack(parts) for parts in zip(*images, strict=True))
+    return number[:, None], out_boxes, out_scores, out_classes
 
 
-def _greedy(boxes: np.ndarray, classes: np.ndarray, iou_threshold: np.floating, most: int) -> list[int]:
+def _one_image(
+    boxes: np.ndarray, scores: np.ndarray, score_threshold: np.float32, iou_threshold: np.float32, most: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Number (), boxes (D, 4), scores (D,) and classes (D,) of boxes (K, 4) and scores (K, C)."""
+    rows, classes = np.nonzero(scores >= score_threshold)
+    order = np.argsort(-scores[rows, classes], kind="stable")[:MOST_SCORES]
+    rows, classes = rows[order], classes[order].astype(np.int32)
+    if not len(rows):
+        return np.int32(0), np.zeros((most, 4), np.float32), np.zeros(most, np.float32), np.zeros(most, np.int32)
+    kept = _greedy(boxes[rows], classes, iou_threshold, most)
+    shown = np.array([*kept, *[len(rows) - 1] * (most - len(kept))])
+    return np.int32(len(kept)), boxes[rows[shown]], scores[rows, classes][shown], classes[shown]
+
+
+def _greedy(boxes: np.ndarray, classes: np.ndarray, iou_threshold: np.float32, most: int) -> list[int]:
     """The first `most` rows that no kept one before them removes; boxes (N, 4) and classes (N,) by descending score."""
     alive = np.ones(len(boxes), bool)
     kept: list[int] = []

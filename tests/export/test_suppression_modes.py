@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.typing import ArrayLike
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
@@ -54,7 +55,7 @@ def crowd(seed: int, *, objects: int = 20, distinct_scores: int = COUNT) -> Scen
     return scene(boxes, random.permutation(scores), random.integers(CLASSES, size=COUNT))
 
 
-def scene(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray | int) -> Scene:
+def scene(boxes: ArrayLike, scores: ArrayLike, labels: ArrayLike) -> Scene:
     """A scene of COUNT candidates, filled up with boxes that score nothing."""
     filled = Scene(np.zeros((COUNT, 4), np.float32), np.zeros(COUNT, np.float32), np.zeros(COUNT, np.int32))
     count = len(boxes)
@@ -75,6 +76,9 @@ SCENES = {
     "all score alike": crowd(1)._replace(scores=np.full(COUNT, 0.75, np.float32)),
     "one box many times": scene(np.tile([10, 20, 90, 80], (COUNT, 1)), np.linspace(1, 0, COUNT), 1),
     "one box, all classes": scene(np.tile([10, 20, 90, 80], (COUNT, 1)), np.linspace(1, 0, COUNT), np.arange(COUNT) % CLASSES),
+    "the last candidate stands alone": scene(
+        [[10, 20, 90, 80]] * 159 + [[200, 20, 290, 80]], np.linspace(1, 0.5, RULE.candidates), 1
+    ),
     "touching": scene(row(16, 16), np.linspace(0.9, 0.5, 38), 0),
     "at the threshold": scene(np.int64([[0, 0, 20, 40], [0, 0, 40, 40], [0, 0, 40, 41]]), np.float32([0.9, 0.8, 0.7]), 2),
     "nothing": scene(np.zeros((0, 4)), np.zeros(0), 0),
@@ -249,6 +253,7 @@ def test_the_scenes_hold_what_they_are_named_for():
     assert len(set(SCENES["ties 0"].scores.tolist())) == 6
     assert len(kept["one box many times"]) == 1
     assert len(kept["one box, all classes"]) == CLASSES
+    assert kept["the last candidate stands alone"] == [0, RULE.candidates - 1]
     assert len(kept["touching"]) == 38
     assert kept["at the threshold"] == [0, 1]
     assert kept["nothing"] == kept["nothing above the floor"] == []

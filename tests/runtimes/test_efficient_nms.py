@@ -40,12 +40,17 @@ def test_a_score_at_its_threshold_takes_part_and_an_overlap_at_its_threshold_dro
     assert one_image(boxes, [[0.9], [0.8], [0.49]], iou_threshold=0.61)[0].tolist() == [2]
 
 
-def test_what_is_beyond_the_number_of_detections_cannot_be_taken_for_one():
-    number, boxes, scores, classes = one_image([[0, 0, 10, 10]], [[0.9]])
+def test_behind_the_number_of_detections_stands_what_is_none():
+    boxes = [[0, 0, 10, 10], [0, 0, 10, 9]]
+    number, kept, scores, classes = one_image(boxes, [[0.9], [0.8]])
     assert number.tolist() == [1]
-    assert np.isnan(boxes[1:]).all()
-    assert np.isnan(scores[1:]).all()
-    assert (classes[1:] < -1).all()
+    assert kept.tolist() == [boxes[0], *[boxes[1]] * 3]
+    np.testing.assert_array_equal(scores, np.float32([0.9, 0.8, 0.8, 0.8]))
+    assert classes.tolist() == [0] * 4
+
+
+def test_nothing_above_the_threshold_is_no_detection():
+    assert one_image([[0, 0, 10, 10]], [[0.4]])[0].tolist() == [0]
 
 
 def test_the_best_are_given_where_there_is_no_room_for_all():
