@@ -11,6 +11,7 @@ import typer
 
 from edgedet import artifact, console
 from edgedet.cli import quantization
+from edgedet.errors import UsageError
 
 if TYPE_CHECKING:
     from edgedet.calibration.images import CalibrationImages
@@ -50,6 +51,10 @@ def command(
     request = quantization.Request(images, chosen, spelt, data, max_ap_drop, max_images, force)
     base, spec = onnx_file.read(model)
     quantization.require_fp32(base, spec, where=model)
+    if spec.suppression.mode == "efficientnms" and spelt != "tensorrt":
+        raise UsageError(
+            f"{model.name} holds TensorRT's plugin (--nms efficientnms), so only TensorRT runs it; add --for tensorrt"
+        )
     quantization.require_libraries(request, spec)
     folder = out or model.parent
     with artifact.scratch(folder) as scratch:

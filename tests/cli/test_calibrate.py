@@ -129,6 +129,12 @@ def test_a_table_of_other_images_or_another_method_is_refused(
     assert {path.name: path.read_bytes() for path in model.parent.iterdir() if path.is_file()} == before
 
 
+def test_a_file_with_tensorrts_plugin_is_calibrated_for_tensorrt_alone(edgedet_cli: Cli, model: Path, photos: Path):
+    _, spec = onnx_file.read(model)
+    onnx_file.annotate(model, replace(spec, suppression=replace(spec.suppression, mode="efficientnms")))
+    refused(edgedet_cli("calibrate", model, "--images", photos), "tiny-fp32.onnx", "--nms efficientnms", "--for tensorrt")
+
+
 def test_a_table_of_another_model_is_refused(edgedet_cli: Cli, model: Path, photos: Path, tmp_path: Path, quick):
     assert edgedet_cli("calibrate", model, "--images", photos, "--table", tmp_path / "t.json").code == 0
     other, spec = onnx_file.read(model)
