@@ -289,7 +289,10 @@ class FakeContext:
         self.busy = False
         for name, value in answer(images).items():
             rows = np.repeat(value, int(images.flat[0]) + 1, axis=1)[:, : int(images.flat[0])]
-            address = self.allocators[name].reallocate_output_async(name, self.addresses.get(name, 0), rows.nbytes, 256, 1)
+            try:
+                address = self.allocators[name].reallocate_output_async(name, 0, rows.nbytes, 256, 1)
+            except Exception as error:
+                raise AssertionError("an exception inside TensorRT ends the process") from error
             if not address:
                 return False
             self._write(address, rows)

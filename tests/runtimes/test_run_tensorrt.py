@@ -423,6 +423,10 @@ def test_a_session_closes_twice_and_then_says_that_it_is_closed(bench: Bench) ->
     for ask in (session.infer, session.submit):
         with pytest.raises(UsageError, match="closed"):
             ask(_images())
+    session.closed = False  # as the threads found it that were waiting for a slot
+    for _ in range(2):
+        with pytest.raises(UsageError, match="closed"):
+            session.infer(_images())
 
 
 def test_closing_waits_for_what_is_in_flight_and_wakes_who_waits_for_a_slot(bench: Bench) -> None:
