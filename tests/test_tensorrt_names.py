@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,31 @@ def _missing(names: Names, version: str, found: Members) -> list[str]:
     return [f"{version}: {owner or 'the module'} has no {name}" for owner, name in sorted((wanted - has) | methods)]
 
 
+def _misused(names: Names, version: str, found: Members) -> list[str]:
+    """The calls that fit no signature in the docstring of what a version calls so; what it lacks is `_missing`'s to say."""
+    wrong = []
+    for owner, name, count, words in sorted(names.calls, key=str):
+        signatures = list(_signatures(found.get(owner, {}).get(name, ""), name))
+        if signatures and not any(_fits(parameters, count, words) for parameters in signatures):
+            wrong.append(f"{version}: {owner or 'the module'}.{name} does not take {count} arguments and {sorted(words)}")
+    return wrong
+
+
+def _signatures(docstring: str, name: str) -> Iterator[dict[str, bool]]:
+    """Parameters of each overload, and whether they may be left out; `self` apart."""
+    for found in re.finditer(rf"^(?:\d+\. )?{name}\((.*)\) -> ", docstring, re.MULTILINE):
+        flat = found[1]
+        while flat != (flat := re.sub(r"\[[^\[\]]*\]|\([^()]*\)|<[^<>]*>", "", flat)):
+            pass
+        named = [part.partition(":")[0].partition("=")[0].strip() for part in flat.split(",")]
+        yield {one: "=" in part for one, part in zip(named, flat.split(",")) if one and one != "self"}
+
+
+def _fits(parameters: dict[str, bool], count: int, words: frozenset[str]) -> bool:
+    by_position, rest = list(parameters)[:count], list(parameters)[count:]
+    return len(by_position) == count and words <= set(rest) and all(parameters[one] for one in rest if one not in words)
+
+
 def _can_be_overridden(owner: dict[str, str], name: str) -> bool:
     """Virtual functions without a body are no members; the class's docstring shows how to write them."""
     return name in owner or f"def {name}(" in owner.get("__doc__", "")
@@ -72,6 +98,8 @@ def test_every_value_of_tensorrts_has_a_known_type(names: Names) -> None:
 def test_the_installed_tensorrt_rtx_has_every_name(names: Names, rtx: Members) -> None:
     assert len(names.needed) > 60
     assert _missing(names, RTX, rtx) == []
+    assert len(names.calls) > 30
+    assert _misused(names, RTX, rtx) == []
 
 
 def test_no_name_of_tensorrts_goes_unseen(names: Names, rtx: Members) -> None:
@@ -97,6 +125,8 @@ def test_a_wrong_name_would_be_found(tmp_path: Path, rtx: Members) -> None:
         "def go(trt: Any, queue: Any, network: Any, thing: Any) -> None:\n"
         "    context = trt.Runtime(None).deserialize_cuda_engine(b'').create_execution_context()\n"
         "    context.execute_async_v2(queue)\n"
+        "    context.execute_async_v3(queue, queue)\n"
+        "    trt.Runtime(log=None)\n"
         "    for one in [network.get_input(index) for index in range(3)]:\n"
         "        one.form\n"
         "    thing.what\n"
@@ -109,12 +139,17 @@ def test_a_wrong_name_would_be_found(tmp_path: Path, rtx: Members) -> None:
         "here: ILogger has no tell",
         "here: ITensor has no form",
     ]
-    assert found.unknown == ["wrong.py:6: thing.what"]
+    assert _misused(found, "here", rtx) == [
+        "here: IExecutionContext.execute_async_v3 does not take 2 arguments and []",
+        "here: Runtime.__init__ does not take 0 arguments and ['log']",
+    ]
+    assert found.unknown == ["wrong.py:8: thing.what"]
 
 
 @pytest.mark.slow
 def test_every_name_is_in_the_bindings_of_every_version(names: Names, bindings: dict[str, Members]) -> None:
     assert [line for version, found in bindings.items() for line in _missing(names, version, found)] == []
+    assert [line for version, found in bindings.items() for line in _misused(names, version, found)] == []
 
 
 @pytest.mark.slow

@@ -44,13 +44,15 @@ class Given:
 class Names:
     """What the code touches. needed: (class, name), class empty for the module. probed: asked for with hasattr or getattr.
 
-    overridden: (class, method) that a subclass of ours defines. unknown: places where the type could not be told.
+    overridden: (class, method) that a subclass of ours defines. unknown: places where the type could not be told. calls:
+    (class, method, how many arguments by position, names of the others), `__init__` for making one.
     """
 
     needed: set[tuple[str, str]] = field(default_factory=set)
     probed: set[tuple[str, str]] = field(default_factory=set)
     overridden: set[tuple[str, str]] = field(default_factory=set)
     unknown: list[str] = field(default_factory=list)
+    calls: set[tuple[str, str, int, frozenset[str]]] = field(default_factory=set)
 
 
 UNKNOWN = Given(None)
@@ -210,6 +212,8 @@ class _Reader:
                     self._touch(node, node.args[0], name, self.names.probed)
             elif isinstance(node, ast.ClassDef):
                 self._overrides(node)
+            if isinstance(node, ast.Call):
+                self._call(node)
 
     def _constants(self, node: ast.expr, function: ast.AST) -> list[str]:
         """The text that an expression is, or all that a loop over a tuple makes of it."""
@@ -226,6 +230,19 @@ class _Reader:
             self.names.unknown.append(f"{self.path.name}:{node.lineno}: {ast.unparse(owner)}.{name}")  # type: ignore[attr-defined]
         elif given is not None and not given.many and not name.startswith("__"):
             into.add(("" if isinstance(given.of, ModuleType) else given.of.__name__, name))
+
+    def _call(self, call: ast.Call) -> None:
+        made = self._type(call.func)
+        given = self._type(call.func.value) if isinstance(call.func, ast.Attribute) else None
+        if made is not None and isinstance(made.of, type) and not made.instance:
+            owner, name = made.of.__name__, "__init__"
+        elif given is not None and given is not UNKNOWN and isinstance(call.func, ast.Attribute):
+            owner, name = "" if isinstance(given.of, ModuleType) else given.of.__name__, call.func.attr
+        else:
+            return
+        starred = any(isinstance(argument, ast.Starred) for argument in call.args)
+        if not starred and (name == "__init__") == (made is not None):
+            self.names.calls.add((owner, name, len(call.args), frozenset(word.arg or "" for word in call.keywords)))
 
     def _overrides(self, made: ast.ClassDef) -> None:
         for base in made.bases:
