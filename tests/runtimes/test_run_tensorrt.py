@@ -10,8 +10,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,6 +135,48 @@ def test_what_a_plan_cannot_do_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         run_tensorrt.open(plan, options)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda resources, queue, array: cuda_memory.gpu(0),
+        lambda resources, queue, array: cuda_memory.use(0),
+        lambda resources, queue, array: cuda_memory.stream(resources),
+        lambda resources, queue, array: cuda_memory.page_locked(resources, 10),
+        lambda resources, queue, array: cuda_memory.on_gpu(resources, 10),
+        lambda resources, queue, array: cuda_memory.to_gpu(4096, array, queue),
+        lambda resources, queue, array: cuda_memory.to_host(array, 4096, queue),
+        lambda resources, queue, array: cuda_memory.wait(queue),
+        lambda resources, queue, array: cuda_memory.replayable(resources, queue, lambda: None),
+        lambda resources, queue, array: cuda_memory.replay(cuda_memory.cudart().cudaGraphExec_t(8), queue),
+    ],
+)
+def test_the_real_cuda_takes_every_argument_and_refuses_for_want_of_a_driver_alone(
+    call: Callable[[ExitStack, Any, np.ndarray], object],
+) -> None:
+    if _gpu_is_here():
+        pytest.skip("a GPU is here")
+    with ExitStack() as resources, pytest.raises(RuntimeUnavailable, match=r"cudaErrorInsufficientDriver|cudaErrorNoDevice"):
+        call(resources, cuda_memory.cudart().cudaStream_t(0), np.zeros(10, np.uint8))
+
+
+def test_what_frees_takes_what_was_given() -> None:
+    """As `cuda_memory` calls them, through ExitStack: a TypeError would rise, a code of CUDA's is given back."""
+    if _gpu_is_here():
+        pytest.skip("a GPU is here")
+    cudart = cuda_memory.cudart()
+    for free, value in [
+        (cudart.cudaFree, 0),
+        (cudart.cudaFreeHost, 0),
+        (cudart.cudaStreamDestroy, cudart.cudaStream_t(0)),
+        (cudart.cudaGraphExecDestroy, cudart.cudaGraphExec_t(0)),
+        (cudart.cudaGraphDestroy, cudart.cudaGraph_t(0)),
+        (cudart.cudaStreamEndCapture, cudart.cudaStream_t(0)),
+    ]:
+        assert isinstance(free(value)[0], cudart.cudaError_t)
+    assert cudart.cudaGraphInstantiate(cudart.cudaGraph_t(0), 0)[0] != cudart.cudaError_t.cudaSuccess
+    assert cudart.cudaStreamEndCapture(cudart.cudaStream_t(0))[1] is None
 
 
 # From here on CUDA is a fake.
