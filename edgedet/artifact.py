@@ -34,9 +34,10 @@ def require_file(path: Path) -> Path:
 
 
 def parts(path: Path) -> list[Path]:
-    """The files that a model consists of: its weights, where they lie in a file of their own, then itself."""
-    weights = path.with_suffix(".bin") if path.suffix == ".xml" else path.with_name(f"{path.name}.data")
-    return [weights, path] if weights.is_file() else [path]
+    """The files that a model consists of: what lies in a file of its own, as weights or a plan's facts, then itself."""
+    added = ".json" if path.suffix in (".engine", ".plan") else ".data"
+    beside = path.with_suffix(".bin") if path.suffix == ".xml" else path.with_name(f"{path.name}{added}")
+    return [beside, path] if beside.is_file() else [path]
 
 
 @contextmanager

@@ -34,9 +34,10 @@ class BuildOptions:
     """How a plan is compiled.
 
     workspace_mib: most scratch memory, the device's all where None. timing_cache: a file that is read where it is there
-    and written after, so that the next build is quicker. dla: which DLA core, None for the GPU. targets: GPUs such as
-    `SM86` to compile ahead of time for, TensorRT-RTX only; none for every GPU it serves. batch: least, usual and largest,
-    where the file's batch is free. flavour: which TensorRT, None for the first that imports.
+    and written after, so that the next build is quicker; TensorRT-RTX measures nothing and keeps none. dla: which DLA
+    core, None for the GPU. targets: GPUs such as `SM86` to compile ahead of time for, TensorRT-RTX only; none for every
+    GPU it serves. batch: least, usual and largest, where the file's batch is free. flavour: which TensorRT, None for the
+    first that imports.
     """
 
     workspace_mib: int | None = None
@@ -93,6 +94,8 @@ class Compiler:
         self.ahead_of_time = hasattr(self.trt, "ComputeCapability")
         self.options = options
         self.log = builder_log.listener(self.trt)
+        if hasattr(self.trt, "init_libnvinfer_plugins"):  # without it the parser finds none of TensorRT's own plugins
+            self.trt.init_libnvinfer_plugins(self.log, "")
         self.device = None if self.ahead_of_time else _device(self.name)
         self._builder = self.trt.Builder(self.log)
         if self._builder is None:
@@ -128,7 +131,7 @@ class Compiler:
 
     def keep_timing_cache(self) -> None:
         """Write what the builder measured, for the next build."""
-        if self.options.timing_cache is not None:
+        if self.options.timing_cache is not None and not self.ahead_of_time:
             with artifact.writing(self.options.timing_cache) as (temporary,):
                 temporary.write_bytes(self._config.get_timing_cache().serialize())
 
@@ -153,14 +156,13 @@ class Compiler:
             self._config.set_compute_capability(getattr(known, target), index)
 
     def _set_timing_cache(self) -> None:
+        """What was measured before; a cache of another TensorRT or another GPU tells nothing and is begun anew."""
         path = self.options.timing_cache
-        if path is None:
+        if path is None or self.ahead_of_time:
             return
-        if self.ahead_of_time:
-            raise UsageError(f"--timing-cache {path}: {self.name} measures no timings and keeps no such cache; leave it out")
         cache = self._config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
         if cache is None or not self._config.set_timing_cache(cache, False):
-            raise UsageError(f"--timing-cache {path}: is of another TensorRT or another GPU; name another file or remove it")
+            self._config.set_timing_cache(self._config.create_timing_cache(b""), False)
 
     def _set_dla(self) -> None:
         """The network on a DLA core, and on the GPU what it does not take: the decode, which has no weights."""

@@ -43,6 +43,7 @@ FLOORS: dict[Precision, Gates] = {
     "fp32": Gates(max_ap_change=0.0005, usual_box_error=0.1, usual_score_drift=0.001, min_match=0.999),
     "fp16": Gates(max_ap_change=0.002, min_match=0.95),
     "int8": Gates(max_ap_drop=0.005),
+    "int8+fp16": Gates(max_ap_drop=0.005),
 }
 """What every export must keep on real images. Where two objects compete for one candidate, FP16 moves boxes far, and
 even FP32 rounding can decide which of two near equals suppression keeps; so the worst box is told, not gated. INT8 has its

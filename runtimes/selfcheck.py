@@ -10,7 +10,7 @@ become, where no rounding before suppression can make a difference.
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from edgedet import console, plugins
 from edgedet.detections import Detections
 from edgedet.errors import GateFailed
+from edgedet.runtimes import crowds
 from edgedet.runtimes.detector import PACKAGE, PREFIX, suppress_candidates
 from edgedet.runtimes.matching import FLOOR_MARGIN, Matches, compare_candidates, match
 from edgedet.runtimes.session import Options, Outputs, Session
@@ -53,6 +54,7 @@ LIMITS: dict[Precision, Limits] = {
     "fp32": Limits(99, 0.1, 0.001),
     "fp16": Limits(50, 1.0, 0.01),
     "int8": Limits(50, 20.0, 0.03),
+    "int8+fp16": Limits(50, 20.0, 0.03),
 }
 """INT8 has no parity: YOLOX-nano's good files are 2 to 9 px and .005 to .013 off on these pictures, which no camera sees;
 the one that OpenVINO computes wrong 45 px. Its accuracy is measured on the calibration images and on the user's data."""
@@ -67,6 +69,7 @@ class Agreement:
     detections: pairs in the final output; final_box_error_px,
     final_score_error: the median over them, 0 where there is none. consistent:
     share of the detections that the file's own candidates give too.
+    crowd_detections: those in drawn crowds that an ONNX file's suppression gave as its rule does.
     """
 
     runtime: str
@@ -80,6 +83,7 @@ class Agreement:
     final_box_error_px: float
     final_score_error: float
     consistent: float
+    crowd_detections: int = 0
 
     def require(self, limits: Limits, *, name: str) -> Agreement:
         """Itself where it is within the limits, otherwise GateFailed."""
@@ -124,7 +128,25 @@ def check(reference: Session, path: Path, *, runtime: str) -> Agreement:
         console.say(
             f"{path.name}: no detection in drawn pictures scores enough to compare with PyTorch; --verify uses your images"
         )
-    return agreement.require(limits, name=path.name)
+    agreement.require(limits, name=path.name)
+    return replace(agreement, crowd_detections=crowds.check(path, spec) if path.suffix == ".onnx" else 0)
+
+
+def compare(reference: Session, other: Session, *, name: str) -> None:
+    """Hold a file, as it runs, against what it was compiled from; GateFailed where it differs by more than its precision may.
+
+    Both give their final output; of candidates the best are compared.
+    """
+    truth, found = _run(reference), _run(other)
+    limits = LIMITS[other.spec.precision]
+    if other.spec.suppression.mode == "none":
+        parts = [_compare_best(ours, theirs) for ours, theirs in zip(truth, found, strict=True)]
+        box, score = (float(np.percentile(np.concatenate([np.abs(p[i]) for p in parts]), limits.percentile)) for i in (0, 1))
+    else:
+        _, box, score = _compare_finals(truth, found, other.spec)
+    for key, figure, limit in (("box error", box, limits.box_error_px), ("score error", score, limits.score_error)):
+        if not figure <= limit:  # in this order NaN fails
+            raise GateFailed(f"{name} is not written: its {key} against its ONNX file is {figure:.4g}, limit {limit:g}")
 
 
 def pictures(size_hw: tuple[int, int], count: int) -> np.ndarray:

@@ -2,108 +2,117 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import typer
 
 from edgedet import artifact, assets, console
+from edgedet.cli.export_options import Precision, Target, chosen, file_stem, parse_batch, parse_size, read_classes
+from edgedet.cli.exported import RUNTIME, Exported, as_dict, publish, show
 from edgedet.errors import GateFailed, OutputError, UsageError
 
 if TYPE_CHECKING:
-    from edgedet.cli.quantization import Request
+    from edgedet.cli.quantization import Purpose, Request
     from edgedet.cli.trials import Trial
     from edgedet.models.checkpoint import Checkpoint
     from edgedet.runtimes.session import Session
     from edgedet.spec import ModelSpec
 
-Target = Literal["onnx", "openvino"]
-Precision = Literal["fp32", "fp16", "int8"]
 Nms = Literal["onnx", "matrix", "efficientnms", "none"]
 AUTO: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 """What `--precision auto` writes and measures, beside bf16, which is a way to run the fp32 file."""
 AP_BUDGET = 0.005
-SUFFIX: dict[Target, str] = {"onnx": ".onnx", "openvino": ".xml"}
-RUNTIME: dict[Target, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
-MOST_PIXELS, MOST_IMAGES = 8192, 1024
-"""Input side and batch beyond which no memory holds the activations."""
-
-
-@dataclass(frozen=True)
-class Exported:
-    """One file; its spec's provenance holds its figures against PyTorch: `check` on drawn pictures, `verification` on data."""
-
-    path: Path
-    target: Target
-    spec: ModelSpec
-
-    @property
-    def runtime(self) -> str:
-        """Which runtime serves the format."""
-        return RUNTIME[self.target]
 
 
 def command(
-    checkpoint: Path = typer.Argument(help="A .pth or .safetensors checkpoint, or street-nano, the embedded one."),
+    checkpoint: Path = typer.Argument(
+        help="A .pth or .safetensors checkpoint; street-nano, the embedded one; or an exported .onnx, for --to tensorrt."
+    ),
     to: list[str] = typer.Option(
-        [], metavar="onnx|openvino", help="Format; repeat for several. [onnx; for precision auto both, where OpenVINO is there]"
+        [],
+        metavar="onnx|openvino|tensorrt",
+        help="Format; repeat for several. [onnx; for precision auto onnx and openvino, where OpenVINO is there]",
     ),
     precision: list[str] = typer.Option(
-        ["fp32"],
-        metavar="fp32|fp16|int8|auto",
-        help="Repeat for several; int8 needs --images. auto measures all here and keeps the fastest within --max-ap-drop.",
+        [],
+        metavar="fp32|fp16|int8|int8+fp16|auto",
+        help="Repeat for several; int8 needs --images. auto measures all here and keeps the fastest within --max-ap-drop. "
+        "[fp32; --to tensorrt with --images int8+fp16]",
     ),
     images: Path | None = typer.Option(None, help="Calibration images for int8: a folder, a data set or a video."),
     method: str = typer.Option("mse", metavar="minmax|percentile|entropy|mse", help="How int8 ranges are found."),
-    purpose: str = typer.Option("cpu", "--for", metavar="cpu|tensorrt", help="What int8 is written for."),
+    purpose: str | None = typer.Option(
+        None,
+        "--for",
+        metavar="cpu|tensorrt|jetpack6|jetpack7|tensorrt11|rtx",
+        help="What int8 is written for, and whose TensorRT --check speaks of. [cpu; any TensorRT]",
+    ),
     max_ap_drop: float | None = typer.Option(None, min=0, max=1, help="Budget of int8 and auto on --verify. [0.005]"),
     force: bool = typer.Option(False, "--force", help="Calibrate on few, blank or duplicate images; recorded in the file."),
     nms: Nms | None = typer.Option(
         None,
-        help="onnx: NonMaxSuppression, the default. matrix: plain arithmetic, default --for tensorrt. none: candidates out. "
+        help="onnx: NonMaxSuppression, the default. matrix: plain arithmetic, default for TensorRT. none: candidates out. "
         "efficientnms: the plugin of TensorRT 10, which deprecates it.",
     ),
-    batch: str = typer.Option("1", metavar="N|dynamic", help="Images at once."),
+    batch: str | None = typer.Option(
+        None, metavar="N|dynamic|MIN,OPT,MAX", help="Images at once; the last for TensorRT, what its plan is to serve. [1]"
+    ),
     size: str | None = typer.Option(None, metavar="N|HxW", help="Input size in pixels. Default: the checkpoint's own."),
     input: Literal["uint8-nhwc", "float32-nchw"] = typer.Option("uint8-nhwc", help="Input; BGR 0-255 either way."),
     classes: str | None = typer.Option(None, help="Names, as a file with one a line or as a,b,c."),
     simplify: bool = typer.Option(False, "--simplify", help="Run onnxsim."),
     verify: Path | None = typer.Option(None, metavar="DATA", help="Also validate on these images, with gates on AP and boxes."),
+    workspace: int | None = typer.Option(None, min=1, max=1 << 20, metavar="MIB", help="TensorRT's scratch memory at most."),
+    timing_cache: Path | None = typer.Option(None, metavar="FILE", help="TensorRT's timings, read and written: faster builds."),
+    dla: int | None = typer.Option(None, min=0, metavar="N", help="A Jetson's DLA core for the network."),
+    gpus: str | None = typer.Option(None, "--targets", metavar="SM86,SM89", help="GPUs that TensorRT-RTX compiles for here."),
+    check: bool = typer.Option(False, "--check", help="Build nothing; say what TensorRT will refuse. Needs no GPU."),
     out: Path = typer.Option(Path("runs/export"), help="Folder for the files."),
     json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Write a checkpoint as ONNX or OpenVINO files: pixels in, boxes out, NMS inside.
+    """Write a checkpoint as ONNX or OpenVINO files or TensorRT plans: pixels in, boxes out, NMS inside.
 
-    Every file is compared with PyTorch before it gets its name; one that differs is not written (exit 1).
+    Every file is compared with PyTorch before it gets its name; one that differs is not written (exit 1). A TensorRT plan is
+    compiled from an ONNX file that was, and stands beside it.
 
     Example: `edgedet export yolox_nano.pth --to onnx --to openvino --precision fp32 --precision fp16`
     """
-    from edgedet.cli import quantization
+    from edgedet.cli import engines, quantization
     from edgedet.cli import trials as trying
-    from edgedet.export.graph import ExportGraph, with_input
-    from edgedet.models import checkpoint as checkpoints
 
     if "auto" in precision and len(precision) > 1:
         raise UsageError("--precision auto stands alone: it tries all of them")
     auto = precision == ["auto"]
-    targets: list[Target] = _chosen("--to", to, get_args(Target)) or _default_targets(auto=auto)
-    precisions: list[Precision] = list(AUTO) if auto else _chosen("--precision", precision, get_args(Precision))
-    mode: Nms = nms or ("matrix" if purpose == "tensorrt" else "onnx")
-    request = _request(precisions, targets, images, method, purpose, verify, max_ap_drop, force=force)
+    targets: list[Target] = chosen("--to", to, get_args(Target)) or _default_targets(auto=auto)
+    spelling, platform = engines.parse_for(purpose, targets)
+    size_hw, (batch_size, profile) = parse_size(size) if size else None, parse_batch(batch or "1")
+    wish = engines.parse_wish(
+        targets, platform, profile, workspace=workspace, timing_cache=timing_cache, dla=dla, gpus=gpus, check=check
+    )
+    if checkpoint.suffix == ".onnx":
+        asked = {"--precision": precision, "--nms": nms, "--images": images, "--size": size, "--classes": classes}
+        asked |= {"--simplify": simplify, "--verify": verify, "--batch": None if profile else batch}
+        engines.export_onnx(checkpoint, wish, out, asked=asked, json=json)
+        return
+    from edgedet.export.graph import ExportGraph, with_input
+    from edgedet.models import checkpoint as checkpoints
+
+    precisions = list(AUTO) if auto else _precisions(precision, targets, calibrated=images is not None)
+    mode: Nms = nms or ("matrix" if spelling == "tensorrt" else "onnx")
+    request = _request(precisions, targets, images, method, spelling, verify, max_ap_drop, force=force)
     if mode == "efficientnms":
         _allow_plugin(targets, request, auto=auto)
     if auto and verify is None:
         raise UsageError("--precision auto needs --verify DATA, annotated images to hold the accuracy budget on")
-    size_hw, batch_size = parse_size(size) if size else None, parse_batch(batch)
+    _require_profile(targets, batch, profile, auto=auto)
     loaded = checkpoints.load(assets.named(checkpoint), classes=read_classes(classes) if classes else None)
     spec = with_input(loaded.spec, size_hw=size_hw, batch=batch_size)
     loaded = loaded._replace(spec=replace(spec, input_layout=input, suppression=replace(spec.suppression, mode=mode)))
     ExportGraph(*loaded)  # refuses what cannot be written, before any long work
-    jobs = [(p, t) for p in precisions for t in targets]
-    _require_places(loaded.spec, jobs, out)
+    _require_places(loaded.spec, [(p, t) for p in precisions for t in targets], out)
     if verify:
         _require_data(loaded, verify)
     if request and request.max_ap_drop is not None:
@@ -111,12 +120,15 @@ def command(
     trials: list[Trial] = []
     with artifact.scratch(out) as scratch:
         base = _write_base(loaded, scratch, simplify=simplify)
+        if wish and check:
+            engines.check([_source(base, one, request, out) for one in precisions], wish, json=json)
+            return
         reference = _reference(loaded)
         files: list[Exported] = []
         for one in console.track(precisions, "export", total=len(precisions)):
             try:
                 source = _source(base, one, request, out)
-                files += [_write(source, target, reference) for target in targets]
+                files += [_write(source, target, reference) for target in _formats(targets)]
             except GateFailed as error:
                 if not auto or one == "fp32":
                     raise
@@ -128,15 +140,16 @@ def command(
             files = _verify(loaded, files, verify, scratch, max_ap_drop)
         for file in files:
             _annotate(file)
-        written = _publish(files, out, scratch)
+        if wish:
+            files += [engines.compile_file(file, wish) for file in files if file.target == "onnx"]
+        written = publish(files, out, scratch)
     if json:
         decision = [asdict(trial.figures) for trial in trials]
-        console.print_json(
-            {"files": list(map(_as_dict, written)), "decision": decision} if auto else list(map(_as_dict, written))
-        )
+        shown = list(map(as_dict, written))
+        console.print_json({"files": shown, "decision": decision} if auto else shown)
     else:
         trying.show(trials, written)
-        _print(written)
+        show(written)
 
 
 def _request(
@@ -144,7 +157,7 @@ def _request(
     targets: Sequence[Target],
     images: Path | None,
     method: str,
-    purpose: str,
+    purpose: Purpose,
     data: Path | None,
     max_ap_drop: float | None,
     *,
@@ -153,18 +166,20 @@ def _request(
     """How int8 is made, None where it is not asked for."""
     from edgedet.cli import quantization
 
-    chosen, spelt = quantization.parse_purpose(purpose), quantization.parse_method(method)
-    if "int8" not in precisions:
+    spelt = quantization.parse_method(method)
+    if not any(name.startswith("int8") for name in precisions):
         return None
+    if "int8+fp16" in precisions and purpose != "tensorrt":
+        raise UsageError("--precision int8+fp16 is TensorRT's: no CPU computes in float16; add --for tensorrt, or ask for int8")
     if images is None:
         raise UsageError("--precision int8 and auto need --images, what the ranges are calibrated on")
     if not images.exists():
         raise UsageError(f"--images {images}: no such file or folder; name a folder of images, a data set or a video")
     if max_ap_drop is not None and data is None:
         raise UsageError("--max-ap-drop needs --verify DATA, annotated images to measure AP on")
-    if chosen == "tensorrt" and "openvino" in targets:
+    if purpose == "tensorrt" and "openvino" in targets:
         raise UsageError("--for tensorrt --to openvino: OpenVINO computes that spelling wrong beside a Concat; use --for cpu")
-    return quantization.Request(images, spelt, chosen, data, max_ap_drop, force=force)
+    return quantization.Request(images, spelt, purpose, data, max_ap_drop, force=force)
 
 
 def _allow_plugin(targets: Sequence[Target], request: Request | None, *, auto: bool) -> None:
@@ -180,6 +195,27 @@ def _allow_plugin(targets: Sequence[Target], request: Request | None, *, auto: b
     )
 
 
+def _precisions(given: Sequence[str], targets: Sequence[Target], *, calibrated: bool) -> list[Precision]:
+    """The precisions asked for; unasked fp32, for TensorRT with calibration images int8 with float16 around it."""
+    unasked = "int8+fp16" if calibrated and list(targets) == ["tensorrt"] else "fp32"
+    return chosen("--precision", given or [unasked], get_args(Precision))
+
+
+def _require_profile(targets: Sequence[Target], batch: str | None, profile: object, *, auto: bool) -> None:
+    """Refuse a free batch without what TensorRT needs to know of it, and that without TensorRT."""
+    if auto and "tensorrt" in targets:
+        raise UsageError("--precision auto --to tensorrt: what is fastest shows on the device alone; name the precisions")
+    if "tensorrt" in targets and batch == "dynamic":
+        raise UsageError("--batch dynamic --to tensorrt: give MIN,OPT,MAX, the batches its plan is to serve, as in 1,4,8")
+    if profile and "tensorrt" not in targets:
+        raise UsageError(f"--batch {batch} is for TensorRT; add --to tensorrt, or give --batch dynamic")
+
+
+def _formats(targets: Sequence[Target]) -> list[Target]:
+    """What is written and compared here: a plan is compiled from ONNX."""
+    return list(dict.fromkeys("onnx" if target == "tensorrt" else target for target in targets))
+
+
 def _default_targets(*, auto: bool) -> list[Target]:
     """ONNX; for the fastest of all OpenVINO too, or a word on why not."""
     from edgedet.runtimes import run_openvino
@@ -192,73 +228,10 @@ def _default_targets(*, auto: bool) -> list[Target]:
     return ["onnx", "openvino"]
 
 
-def _chosen(option: str, values: Sequence[str], known: tuple[Any, ...]) -> list[Any]:
-    """The values without repetition; UsageError where one is unknown."""
-    for value in values:
-        if value not in known:
-            raise UsageError(f"{option} {value!r} is not one of {', '.join(known)}")
-    return list(dict.fromkeys(values))
-
-
-def read_classes(text: str) -> list[str]:
-    """Class names out of `a,b,c`, out of a file with one a line, or the one name that is given."""
-    if "," not in text and os.path.isfile(text):  # noqa: PTH113 (Path.is_file raises where a name is too long)
-        try:
-            lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise UsageError(
-                f"--classes {text}: is no text in UTF-8 ({error.reason} at byte {error.start}); save it so"
-            ) from error
-    else:
-        lines = text.split(",")
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise UsageError(f"--classes {text} holds no names; give a file of names, one a line, or names as in a,b,c")
-    return names
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Height and width in pixels of `416` or `384x640`."""
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(_is_number(part, most=MOST_PIXELS) for part in parts):
-        raise UsageError(
-            f"--size {text!r} is no input size up to {MOST_PIXELS}; give pixels as in 416, or height and width as in 384x640"
-        )
-    return int(parts[0]), int(parts[-1])
-
-
-def parse_batch(text: str) -> int | None:
-    """Images at once, None for any number."""
-    if text == "dynamic":
-        return None
-    if not _is_number(text, most=MOST_IMAGES):
-        raise UsageError(f"--batch {text!r} is neither a number from 1 to {MOST_IMAGES} nor `dynamic`")
-    return int(text)
-
-
-def _is_number(text: str, *, most: int) -> bool:
-    """Whether the text is a whole number in [1, most]."""
-    return text.isdecimal() and len(text) <= len(str(most)) and 1 <= int(text) <= most
-
-
-def file_stem(spec: ModelSpec, precision: Precision) -> str:
-    """What a file is called: family, variant, size and precision, and whatever is not the default."""
-    height, width = spec.size_hw
-    parts = [spec.name, str(height) if height == width else f"{height}x{width}", precision]
-    if spec.encoding == "tensorrt":
-        parts.append("tensorrt")
-    if spec.suppression.mode != "onnx":
-        parts.append(spec.suppression.mode)
-    if spec.batch != 1:
-        parts.append(f"b{spec.batch}" if spec.batch else "dynamic")
-    if spec.input_layout != "uint8-nhwc":
-        parts.append(spec.input_layout)
-    return "-".join(parts)
-
-
 def _require_places(spec: ModelSpec, jobs: list[tuple[Precision, Target]], out: Path) -> None:
     """OutputError where something that is no file has the name of a file to be written."""
     suffixes = {"onnx": (".onnx", ".onnx.data"), "openvino": (".xml", ".bin")}
+    suffixes["tensorrt"] = (*suffixes["onnx"], ".engine", ".engine.json")
     for precision, target in jobs:
         for suffix in suffixes[target]:
             path = out / f"{file_stem(spec, precision)}{suffix}"
@@ -302,18 +275,20 @@ def _source(base: Path, precision: Precision, request: Request | None, out: Path
     from edgedet.export.to_fp16 import to_fp16
 
     _, spec = onnx_file.read(base)
-    if precision == "int8" and request is not None and request.purpose == "tensorrt":
+    if precision.startswith("int8") and request is not None and request.purpose == "tensorrt":
         spec = replace(spec, encoding="tensorrt")
     path = base.with_name(f"{file_stem(spec, precision)}.onnx")
     if precision == "fp16":
         return to_fp16(base, path)
-    if precision == "int8":
+    if precision == "int8+fp16":
+        return to_fp16(_source(base, "int8", request, out), path)
+    if precision == "int8" and not path.exists():
         assert request is not None
         from edgedet.cli import quantization
 
         console.say("calibrating")
         return quantization.to_int8(base, path, request, out / f"{quantization.stem(base)}.ranges.json")
-    return base
+    return path if precision == "int8" else base
 
 
 def _write(source: Path, target: Target, reference: Session) -> Exported:
@@ -343,7 +318,7 @@ def _verify(loaded: Checkpoint, files: list[Exported], data: Path, folder: Path,
     verified = []
     for file, comparison in zip(files, report.comparisons, strict=True):
         gates = FLOORS[file.spec.precision]
-        if file.spec.precision == "int8" and max_ap_drop is not None:
+        if file.spec.precision.startswith("int8") and max_ap_drop is not None:
             gates = replace(gates, max_ap_drop=max_ap_drop)
         missed = [str(gate) for gate in comparison.against(gates) if not gate.passed]
         if missed:
@@ -365,59 +340,3 @@ def _annotate(file: Exported) -> None:
     from edgedet.export import onnx_file, to_openvino
 
     (to_openvino if file.target == "openvino" else onnx_file).annotate(file.path, file.spec)
-
-
-def _publish(files: list[Exported], out: Path, folder: Path) -> list[Exported]:
-    """The files under their final names; where one cannot be put there, everything is again as it was."""
-    replaced = folder / "replaced"
-    replaced.mkdir()
-    moved: list[Path] = []
-    try:
-        for part in (part for file in files for part in artifact.parts(file.path)):
-            target = out / part.name
-            if target.exists():
-                target.replace(replaced / target.name)
-            moved.append(target)
-            part.replace(target)
-    except BaseException:
-        for target in moved:
-            old = replaced / target.name
-            if old.exists():
-                old.replace(target)
-            else:
-                target.unlink(missing_ok=True)
-        raise
-    return [replace(file, path=out / file.path.name) for file in files]
-
-
-def _as_dict(file: Exported) -> dict[str, Any]:
-    facts = file.spec.provenance
-    return {
-        "path": file.path,
-        "format": file.target,
-        "bytes": sum(part.stat().st_size for part in artifact.parts(file.path)),
-        "sha256": artifact.sha256(file.path),
-        "precision": file.spec.precision,
-        "nms": file.spec.suppression.mode,
-        "check": facts["check"],
-        "verification": facts.get("verification"),
-        "decision": facts.get("decision"),
-    }
-
-
-def _print(files: list[Exported]) -> None:
-    """A table of the files and of how far each is from PyTorch."""
-    columns = ["file", "MB", "precision", "NMS", "checked in", "box error\npx", "score error", "detections\nmatched"]
-    rows = []
-    for file in map(_as_dict, files):
-        check, verification = file["check"], file["verification"]
-        row = [file["path"].name, f"{file['bytes'] / 1e6:.2f}", file["precision"], file["nms"], check["runtime"]]
-        row += [f"{check[error]:.2g} (p{check['percentile']})" for error in ("box_error_px", "score_error")]
-        row.append(str(check["detections"]))
-        if verification:
-            drop, matched = verification["ap_drop"], verification["matched"]
-            row += ["–" if drop is None else f"{drop:+.4f}", "–" if matched is None else f"{matched:.4f}"]
-        rows.append(row)
-    if any(file.spec.provenance.get("verification") for file in files):
-        columns += ["AP drop", "matched\non data"]
-    console.print_table(columns, rows, title=f"written to {files[0].path.parent}; compared with PyTorch on drawn pictures")

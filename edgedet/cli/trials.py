@@ -11,7 +11,7 @@ from edgedet import console
 from edgedet.errors import RuntimeUnavailable, UsageError
 
 if TYPE_CHECKING:
-    from edgedet.cli.export import Exported
+    from edgedet.cli.exported import Exported
     from edgedet.runtimes.recording import Target as Model
 
 

@@ -15,7 +15,7 @@ from places import Ended
 
 torch = pytest.importorskip("torch")
 
-from edgedet.cli import export  # noqa: E402
+from edgedet.cli import export, exported  # noqa: E402
 from edgedet.errors import UsageError  # noqa: E402
 from edgedet.export import onnx_file, to_onnx  # noqa: E402
 from edgedet.models import checkpoint, yolox  # noqa: E402
@@ -152,7 +152,7 @@ def test_the_trained_detector_passes_every_gate_on_photos(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--precision", "int4"], ["--precision 'int4'", "fp32, fp16, int8"]),
+        (["--precision", "int4"], ["--precision 'int4'", "fp32, fp16, int8, int8+fp16"]),
         (["--precision", "int8"], ["--images"]),
         (["--precision", "auto"], ["--images"]),
         (["--precision", "auto", "--images", "."], ["--verify"]),
@@ -162,7 +162,7 @@ def test_the_trained_detector_passes_every_gate_on_photos(
         (["--nms", "efficientnms", "--to", "openvino"], ["--nms efficientnms --to openvino", "--nms onnx or matrix"]),
         (["--nms", "efficientnms", "--precision", "int8", "--images", "."], ["--nms efficientnms", "--for tensorrt"]),
         (["--nms", "efficientnms", "--precision", "auto", "--images", ".", "--verify", "."], ["efficientnms --precision auto"]),
-        (["--to", "tensorrt"], ["--to 'tensorrt'", "onnx, openvino"]),
+        (["--to", "caffe"], ["--to 'caffe'", "onnx, openvino, tensorrt"]),
         (["--size", "400"], ["400x400", "multiple of 32", "--size 384x384"]),
         (["--size", "big"], ["'big'", "384x640"]),
         (["--batch", "0"], ["'0'", "dynamic"]),
@@ -257,7 +257,7 @@ def test_a_figure_that_could_not_be_measured_is_a_dash(capsys: pytest.CaptureFix
     _, spec = onnx_file.read(traced)
     check = {"runtime": "x", "box_error_px": 0.0, "score_error": 0.0, "percentile": 99, "detections": 0}
     spec = spec.with_provenance(check=check, verification={"ap_drop": None, "matched": None})
-    export._print([export.Exported(traced, "onnx", spec)])
+    exported.show([exported.Exported(traced, "onnx", spec)])
     assert capsys.readouterr().out.count("–") == 2
 
 

@@ -190,7 +190,6 @@ def test_what_tensorrt_refuses_is_told_with_node_operator_reason_and_remedy(tmp_
         (replace(AMPERE, batch=(1, 2, 8)), 1, r"its batch is 1, but --batch 1,2,8 is for a free one"),
         (BuildOptions(targets=("SM87",)), 1, r"--targets SM87: TensorRT-RTX .* compiles ahead of time for SM75, SM80"),
         (replace(AMPERE, dla=0), 1, r"--dla 0: TensorRT-RTX .* finds no DLA here"),
-        (replace(AMPERE, timing_cache=Path("cache")), 1, r"--timing-cache cache: .* keeps no such cache; leave it out"),
     ],
 )
 def test_an_option_that_does_not_fit_is_refused_before_the_build(tmp_path, options, batch, words):
