@@ -57,6 +57,13 @@ def logger(trt: Any, errors: deque[str]) -> Any:
     return Logger()
 
 
+def reason(errors: deque[str]) -> str:
+    """The first error that TensorRT reported since somebody asked last: those after it are its consequences."""
+    told = errors[0] if errors else "it does not say why"
+    errors.clear()
+    return told
+
+
 def allocator(trt: Any, memory: cuda_memory.Growing) -> Any:
     """An IOutputAllocator of an output whose size TensorRT knows only once it has its values."""
 
@@ -140,10 +147,11 @@ class Slot:
 
     def _reshape(self, batch: int) -> None:
         """Make the context ready for so many images."""
-        self._batch = batch
+        self._batch = 0  # none, should it fail
         if self._is_dynamic and not self._context.set_input_shape(self._input.name, (batch, *self._input.shape[1:])):
             raise self._refusal(f"does not take {batch} images at once")
         self._shapes = {port.name: tuple(self._context.get_tensor_shape(port.name)) for port in self._outputs}
+        self._batch = batch
 
     def _capture(self) -> tuple[Any, str]:
         """One request's work as a CUDA graph; None and the reason where it has to be queued call by call."""
@@ -158,6 +166,8 @@ class Slot:
     def _enqueue(self) -> None:
         """Queue the copy to the GPU, the network, and the copies back."""
         cuda_memory.to_gpu(self._input_address, self._staging[: self._batch], self._queue)
+        for memory in self._growing.values():
+            memory.error = None
         if not self._context.execute_async_v3(int(self._queue)):
             failed = [memory.error for memory in self._growing.values() if memory.error]
             raise failed[0] if failed else self._refusal("does not run")
@@ -199,5 +209,4 @@ class Slot:
         self._resources.close()
 
     def _refusal(self, what: str) -> RuntimeUnavailable:
-        told = f": {self._errors[-1]}" if self._errors else ""
-        return RuntimeUnavailable(f"TensorRT {what}{told}")
+        return RuntimeUnavailable(f"TensorRT {what}: {reason(self._errors)}")

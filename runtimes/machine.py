@@ -14,7 +14,7 @@ _ISA = (
     *("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve"),
 )
 _PACKAGES = (
-    *("edgedet", "numpy", "opencv-python", "opencv-python-headless", "onnx", "torch", "tensorrt"),
+    *("edgedet", "numpy", "opencv-python", "opencv-python-headless", "onnx", "torch", "tensorrt", "tensorrt-rtx-cu13"),
     *("onnxruntime", "onnxruntime-gpu", "openvino"),
 )
 

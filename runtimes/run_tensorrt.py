@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +16,7 @@ from edgedet.engine import TITLES, EngineFacts
 from edgedet.errors import ArtifactError, RuntimeUnavailable, SpecError, UsageError
 from edgedet.runtimes import cuda_memory
 from edgedet.runtimes.contract import as_input, check_input, check_outputs, require_open
-from edgedet.runtimes.engine_slot import Port, Slot, logger, ports
+from edgedet.runtimes.engine_slot import Port, Slot, logger, ports, reason
 from edgedet.runtimes.precision import INT8, Layer
 from edgedet.runtimes.session import Options, Outputs
 from edgedet.spec import ModelSpec
@@ -100,7 +99,7 @@ class TensorRtSession:
         _refuse(path, facts, _hardware_differences(facts, device))
         cuda_memory.use(device)
         _, trt = engine.module((facts.flavour,))
-        errors: deque[str] = deque(maxlen=8)
+        errors: deque[str] = deque(maxlen=100)
         self._runtime, self._engine = _deserialize(trt, path, facts, errors)
         found = ports(trt, self._engine, path)
         _check_ports(found, self.spec, path)
@@ -222,14 +221,10 @@ def _deserialize(trt: Any, path: Path, facts: EngineFacts, errors: deque[str]) -
                 f"{runtime.num_DLA_cores}; {_compile_here(facts)} without --dla"
             )
         runtime.DLA_core = facts.dla
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        loaded = runtime.deserialize_cuda_engine(path.read_bytes())
+    loaded = runtime.deserialize_cuda_engine(path.read_bytes())
     if loaded is None:
-        reason = errors[-1] if errors else "it does not say why"
-        raise RuntimeUnavailable(
-            f"{path}: {TITLES[facts.flavour]} {facts.version} cannot load it ({reason}); {_compile_here(facts)}"
-        )
+        title = f"{TITLES[facts.flavour]} {facts.version}"
+        raise RuntimeUnavailable(f"{path}: {title} cannot load it ({reason(errors)}); {_compile_here(facts)}")
     return runtime, loaded
 
 

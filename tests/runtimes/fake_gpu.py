@@ -246,6 +246,8 @@ class FakeContext:
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         least, most = self.trt.batches
         assert self.active_optimization_profile == 0
+        if "shape" in self.trt.failing:
+            return False
         self.batch = shape[0]
         return least <= shape[0] <= most
 

@@ -378,11 +378,18 @@ def test_a_plan_of_tensorrt_proper_is_for_the_model_of_gpu_it_was_tuned_on(bench
         bench.open()
 
 
-def test_a_failed_request_leaves_the_next_one_right(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("failing", "message"),
+    [
+        ("execute", "TensorRT does not run: operation not permitted"),
+        ("shape", "TensorRT does not take 2 images at once: it does not say why"),
+    ],
+)
+def test_a_failed_request_leaves_the_next_one_right(bench: Bench, failing: str, message: str) -> None:
     bench.any_batch(1, 4)
     session = bench.open()
-    bench.trt.failing.add("execute")
-    with pytest.raises(RuntimeUnavailable, match="TensorRT does not run: operation not permitted"):
+    bench.trt.failing.add(failing)
+    with pytest.raises(RuntimeUnavailable, match=message):
         session.infer(_images(2, seed=1))
     bench.trt.failing.clear()
     _expect(session.infer(_images(2, seed=2)), _images(2, seed=2))
