@@ -82,6 +82,12 @@ class Job:
 
         return kind_of(self.address).LIVE
 
+    @property
+    def rest_s(self) -> float:
+        """The longest time for which it may be online and rightly give no result: a frame comes within the time-out."""
+        feed = self.wanted.feed
+        return feed.timeouts.read_s * feed.stride * (feed.policy.count if feed.policy.kind == "every" else 1)
+
 
 def jobs(
     sources: Sequence[str], config: Path | None, targets: Mapping[str, str], common: Wanted, engine: Engine

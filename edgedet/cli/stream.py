@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -81,7 +81,6 @@ def command(
     from edgedet.cli import plans
     from edgedet.streaming.config_values import parse_size
     from edgedet.streaming.feed import FeedOptions
-    from edgedet.streaming.pipeline import MAX_WAIT_MS, stream
     from edgedet.streaming.policy import parse_policy
     from edgedet.streaming.sources.base import Timeouts
 
@@ -97,25 +96,54 @@ def command(
     wanted = None if classes is None else tuple(name.strip() for name in classes.split(","))
     common = plans.Wanted(tracker, min_score, wanted, feed)
     jobs, engine = plans.jobs(sources or [], config, targets, common, plans.Engine(model, runtime, device, max_wait_ms))
-    _check(jobs, show=show, serve=serve, host=host)
+    view = View(show=show, serve=serve, host=host, token=token)
+    run(jobs, engine, view, inference_precision=inference_precision, max_frames=max_frames, json=json)
+
+
+@dataclass(frozen=True)
+class View:
+    """How people see the streams: in a window, and on which port, address and with which token a page is served."""
+
+    show: bool = False
+    serve: int | None = None
+    host: str | None = None
+    token: str | None = None
+
+
+def run(
+    jobs: Sequence[Job],
+    engine: Engine,
+    view: View,
+    *,
+    inference_precision: Literal["f32", "bf16", "f16"] = "f32",
+    max_frames: int | None = None,
+    json: bool = False,
+) -> None:
+    """Run streams to their end, or until somebody interrupts them, and print what they gave."""
+    from edgedet.cli import plans
+    from edgedet.streaming.pipeline import MAX_WAIT_MS, stream
+    from edgedet.streaming.watchdog import watched
+
+    _check(jobs, view)
     path, tally = engine.path(), _Tally(jobs)
     try:
         with ExitStack() as stack:
             # Before the model, which may take a minute: the sources that are files, the port, the sinks.
             opened = [stack.enter_context(plans.opened(job)) for job in jobs]
-            server = None if serve is None else stack.enter_context(_server(lambda: tally.status(), host, serve, token))
+            server = None if view.serve is None else stack.enter_context(_server(lambda: tally.status(), view, view.serve))
             if server is not None:
                 console.say(f"live page: {server.url}")
             wanted_streams = [
                 plans.plan(job, source, tally.classes, server, stack) for job, source in zip(jobs, opened, strict=True)
             ]
-            window = stack.enter_context(_window(tally.source, tally.classes)) if show else None
+            window = stack.enter_context(_window(tally.source, tally.classes)) if view.show else None
             detector = stack.enter_context(_detector(path, engine, jobs, inference_precision))
             tally.classes += detector.spec.classes
             wait_ms = MAX_WAIT_MS if engine.max_wait_ms is None else engine.max_wait_ms
             found = stack.enter_context(stream(wanted_streams, detector, max_wait_ms=wait_ms, on_event=_say))
             tally.status = found.status
             stack.enter_context(_signals(found, tally))
+            stack.enter_context(watched(found.status, rest_s=max(job.rest_s for job in jobs)))
             counts = [source.frame_count for source in opened if source is not None]
             frame_count = counts[0] if len(jobs) == len(counts) == 1 else None
             _watch(found, frame_count, window, tally, max_frames)
@@ -153,18 +181,18 @@ def _detector(
     )
 
 
-def _check(jobs: Sequence[Job], *, show: bool, serve: int | None, host: str | None) -> None:
+def _check(jobs: Sequence[Job], view: View) -> None:
     """Refuse options that do not go together."""
-    if host is not None and serve is None:
-        raise UsageError(f"--host {host} is where --serve listens; add --serve 8080")
-    if show and len(jobs) > 1:
+    if view.host is not None and view.serve is None:
+        raise UsageError(f"--host {view.host} is where --serve listens; add --serve 8080")
+    if view.show and len(jobs) > 1:
         raise UsageError(f"--show is a window for one stream, and there are {len(jobs)}; --serve 8080 shows them all")
 
 
-def _server(status: Callable[[], Sequence[StreamStatus]], host: str | None, port: int, token: str | None) -> WebServer:
+def _server(status: Callable[[], Sequence[StreamStatus]], view: View, port: int) -> WebServer:
     from edgedet.streaming.web.server import WebServer
 
-    return WebServer(status, host="127.0.0.1" if host is None else host, port=port, token=token)
+    return WebServer(status, host="127.0.0.1" if view.host is None else view.host, port=port, token=view.token)
 
 
 def _window(title: str, names: Sequence[str]) -> WindowSink:
