@@ -12,10 +12,6 @@ import numpy as np
 from edgedet.errors import RuntimeUnavailable
 
 REMEDIES = {
-    "cudaErrorInsufficientDriver": (
-        "no NVIDIA driver is here, or one older than the CUDA of cuda-bindings; install or update it, or if cuda-bindings "
-        "is newer than 12: pip install 'cuda-bindings<13'"
-    ),
     "cudaErrorNoDevice": "look at nvidia-smi and CUDA_VISIBLE_DEVICES; a container needs the NVIDIA runtime",
     "cudaErrorMemoryAllocation": (
         "the GPU's memory is full; close what else uses it, or take one slot with --performance latency"
@@ -33,11 +29,25 @@ def cudart() -> Any:
 def check(returned: tuple[Any, ...]) -> Any:
     """The value that a call of cuda-bindings gives beside its error code; RuntimeUnavailable where the call failed."""
     error, *values = returned
+    if error == cudart().cudaError_t.cudaErrorInsufficientDriver:
+        raise RuntimeUnavailable(_driver_problem())
     if error != cudart().cudaError_t.cudaSuccess:
         _, text = cudart().cudaGetErrorString(error)
         remedy = REMEDIES.get(error.name, "the GPU cannot go on with this session; load the model again")
         raise RuntimeUnavailable(f"CUDA refused ({error.name}: {text.decode()}); {remedy}")
     return values[0] if values else None
+
+
+def _driver_problem() -> str:
+    """That there is no driver, or which CUDA it is for and which one cuda-bindings are for."""
+    (_, driver), (_, needed) = cudart().cudaDriverGetVersion(), cudart().cudaRuntimeGetVersion()
+    if not driver:
+        return "no NVIDIA driver is here; install it with the GPU, or run the ONNX file on the CPU"
+    versions = [f"{version // 1000}.{version % 1000 // 10}" for version in (driver, needed)]
+    return (
+        f"the NVIDIA driver is for CUDA {versions[0]} but cuda-bindings for {versions[1]}; update the driver, or "
+        f"pip install 'cuda-bindings<{driver // 1000 + 1}'"
+    )
 
 
 def gpu_count() -> int:

@@ -74,6 +74,12 @@ class FakeCuda:
     def _cudaGetDeviceCount(self) -> tuple:
         return (self.gpus,)
 
+    def _cudaDriverGetVersion(self) -> tuple:
+        return (12060,)
+
+    def _cudaRuntimeGetVersion(self) -> tuple:
+        return (13050,)
+
     def _cudaGetDeviceProperties(self, index: int) -> tuple:
         return (SimpleNamespace(name=f"Fake {index}".encode(), major=self.capability[0], minor=self.capability[1]),)
 
