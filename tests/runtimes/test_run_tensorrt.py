@@ -191,15 +191,6 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     return fake
 
 
-def test_a_driver_too_old_for_cuda_bindings_is_told_with_both_versions(cuda: FakeCuda) -> None:
-    """As on JetPack 6 with the newest cuda-bindings."""
-    cuda.failing["cudaGetDeviceCount"] = cuda.cudaError_t.cudaErrorInsufficientDriver
-    problem = (
-        "the NVIDIA driver is for CUDA 12.6 but cuda-bindings for 13.5; update the driver, or pip install 'cuda-bindings<13'"
-    )
-    assert run_tensorrt.available() == problem
-
-
 def test_another_compute_capability_is_refused_before_loading(plan: Path, cuda: FakeCuda) -> None:
     cuda.capability = (8, 9)
     with pytest.raises(RuntimeUnavailable, match=r"it was compiled for SM86 but this GPU \(Fake 0\) is SM89; compile it here"):
@@ -379,6 +370,13 @@ def test_every_thread_turns_to_the_gpu_of_the_session(bench: Bench) -> None:
     _expect(session.submit(_images()).result(), _images())
     assert session.facts["device"].endswith("cuda:1")
     session.close()
+
+
+def test_a_driver_too_old_for_cuda_bindings_is_told_with_both_versions(bench: Bench) -> None:
+    """As on JetPack 6 with the newest cuda-bindings."""
+    bench.cuda.failing["cudaGetDeviceCount"] = bench.cuda.cudaError_t.cudaErrorInsufficientDriver
+    told = "the NVIDIA driver is for CUDA 12.6 but cuda-bindings for 13.5; update the driver, or pip install "
+    assert run_tensorrt.available() == f"{told}'cuda-bindings<13'"
 
 
 def test_a_plan_of_tensorrt_proper_is_for_the_model_of_gpu_it_was_tuned_on(bench: Bench) -> None:
