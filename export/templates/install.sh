@@ -13,6 +13,7 @@ python=${PYTHON:-python3}
 venv=$here/venv
 unit=
 user=edgedet
+export PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore # another user is to run it
 
 usage() { sed -n '2,7s/^# \{0,1\}//p' "$0"; }
 fail() { echo "install.sh: $*" >&2; exit 2; }
@@ -25,6 +26,7 @@ while [ $# -gt 0 ]; do
   case $1 in --venv) venv=$2 ;; --unit) unit=$2 ;; --user) user=$2 ;; esac
   shift 2
 done
+case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 case $here$venv in *[[:space:]%\"\'\\]*) fail "the path of the bundle or of --venv has a space or a special character: $here $venv" ;; esac
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "$python is older than 3.10; name another: PYTHON=python3.12 $0"
@@ -39,12 +41,10 @@ for name in ("numpy", "cv2", "tensorrt"):
     except Exception:
         continue
     print(name, getattr(found, "__version__", "?"), found.__file__)
-' 2>/dev/null; }
+' 2>/dev/null || :; }
 
 pip() { "$venv/bin/python" -m pip "$@"; }
-quiet="--quiet --disable-pip-version-check"
-find="--find-links $here/wheels"
-wheel=$(ls "$here"/wheels/edgedet-*.whl)
+get() { pip install --quiet --find-links "$here/wheels" "$@"; }
 
 if [ "$target" = jetson ]; then
   # JetPack's TensorRT, OpenCV (with GStreamer) and NumPy are no packages of an index: the environment sees the system's.
@@ -54,35 +54,33 @@ if [ "$target" = jetson ]; then
   constraints=$(mktemp)
   trap 'rm -f "$constraints"' EXIT
   [ -z "$numpy" ] || echo "numpy==$numpy" >"$constraints"
-  # shellcheck disable=SC2086
-  {
-    [ -n "$numpy" ] || pip install $quiet $find numpy
-    echo "$before" | grep -q '^cv2 ' || pip install $quiet $find -c "$constraints" opencv-python-headless
-    pip install $quiet $find -c "$constraints" -r "$here/requirements.txt"
-    # These ask for a newer NumPy than JetPack 6 has and run with it.
-    pip install $quiet $find --no-deps -r "$here/requirements-no-deps.txt"
-    pip install $quiet --no-deps --force-reinstall "$wheel"
+  [ -n "$numpy" ] || get numpy
+  echo "$before" | grep -q '^cv2 ' || get -c "$constraints" opencv-python-headless
+  get -c "$constraints" -r "$here/requirements.txt"
+  # These ask for a newer NumPy than JetPack 6 has and run with it.
+  get --no-deps -r "$here/requirements-no-deps.txt"
+else
+  "$python" -m venv "$venv"
+  get -r "$here/requirements.txt"
+  # A machine without libGL has no windows to open: OpenCV without them serves it.
+  "$venv/bin/python" -c 'import cv2' 2>/dev/null || {
+    pip uninstall --quiet --yes opencv-python
+    get opencv-python-headless
   }
+fi
+pip install --quiet --no-deps --force-reinstall "$here"/wheels/edgedet-*.whl
+if [ "$target" = jetson ]; then
   after=$(brought "$venv/bin/python")
   echo "$before" | while read -r line; do
     [ -z "$line" ] || echo "$after" | grep -qxF "$line" || fail "the environment has another $line than the system: $after"
   done
-else
-  "$python" -m venv "$venv"
-  # shellcheck disable=SC2086
-  {
-    pip install $quiet $find -r "$here/requirements.txt"
-    pip install $quiet --no-deps --force-reinstall "$wheel"
-    # A machine without libGL has no windows to open: OpenCV without them serves it.
-    "$venv/bin/python" -c 'import cv2' 2>/dev/null || {
-      pip uninstall --quiet --yes opencv-python
-      pip install $quiet $find opencv-python-headless
-    }
-  }
 fi
 "$venv/bin/python" -c 'import cv2' || fail "OpenCV does not import in $venv, see above"
 
-"$venv/bin/edgedet" up "$here" --check --cache "${CACHE:-$here/cache}"
+# The engine that a Jetson compiles here, for minutes, is the one that the service takes.
+kept=$here/cache
+[ -z "$unit" ] || kept=/var/cache/edgedet
+"$venv/bin/edgedet" up "$here" --check --cache "${CACHE:-$kept}"
 
 if [ -n "$unit" ]; then
   if ! id "$user" >/dev/null 2>&1; then

@@ -27,25 +27,15 @@ MODEL = "models/street-416-fp32.onnx"
 
 
 @pytest.fixture(scope="module")
-def photos(coco_val: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four photos, each with many persons and cars."""
-    folder, truth = tmp_path_factory.mktemp("photos"), json.loads(coco_val.read_text())
-    counted = sorted(truth["images"], key=lambda image: -sum(a["image_id"] == image["id"] for a in truth["annotations"]))
-    for image in counted[:4]:
-        shutil.copy(coco_val.parent / "images" / image["file_name"], folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def made(street_onnx: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(street_onnx: Path, street_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the embedded detector for a PC, which watches a folder of photos."""
     folder = tmp_path_factory.mktemp("made")
     shutil.copy(street_onnx, folder / "street-416-fp32.onnx")
     (folder / "streams.toml").write_text(
-        f'model = "any.onnx"\n\n[[stream]]\nname = "gate"\nsource = "{photos}"\n\n'
+        f'model = "any.onnx"\n\n[[stream]]\nname = "gate"\nsource = "{street_photos}"\n\n'
         '[[stream.sink]]\nkind = "jsonl"\ntarget = "gate.jsonl"\n'
     )
-    arguments = ["deploy", folder / "street-416-fp32.onnx", "--images", photos, "--target", "x86"]
+    arguments = ["deploy", folder / "street-416-fp32.onnx", "--images", street_photos, "--target", "x86"]
     arguments += ["--stream", folder / "streams.toml", "--out", folder / "street"]
     app(list(map(str, arguments)), standalone_mode=False)
     return folder / "street"
@@ -113,9 +103,9 @@ def test_the_streams_of_the_bundle_are_watched(edgedet_cli, box: Path, tmp_path:
     monkeypatch.chdir(tmp_path)
     ended = edgedet_cli("up", box, "--runtime", "onnxruntime", "--json")
     assert ended.code == 0, ended.err
-    assert json.loads(ended.out)["frames"] == 4
+    assert json.loads(ended.out)["frames"] == 5
     records = [json.loads(line) for line in (tmp_path / "gate.jsonl").read_text().splitlines()]
-    assert len(records) == 4
+    assert len(records) == 5
     assert any(record["objects"] for record in records)
 
 
