@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MOST_SCORES = 4096
 """How many of an image's scores the plugin looks at, highest first."""
+_KINDS = (6, 1, 1, 6)
+"""onnx.TensorProto.DataType of its outputs: int32, float32, float32, int32."""
 _FIXED = {"background_class": -1, "score_activation": 0, "class_agnostic": 0, "box_coding": 0, "plugin_version": b"1"}
 """What edgedet writes; other values have another meaning, which is not evaluated here."""
 
@@ -43,21 +45,21 @@ def efficient_nms(
         for image, table in zip(boxes, scores, strict=True)
     ]
     number, out_boxes, out_scores, out_classes = (np.stack(parts) for parts in zip(*images, strict=True))
-    return number[:, None], out_boxes, out_scores, out_classes
+    return number, out_boxes, out_scores, out_classes
 
 
 def _one_image(
     boxes: np.ndarray, scores: np.ndarray, score_threshold: np.float32, iou_threshold: np.float32, most: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Number (), boxes (D, 4), scores (D,) and classes (D,) of boxes (K, 4) and scores (K, C)."""
+    """Number (1,), boxes (D, 4), scores (D,) and classes (D,) of boxes (K, 4) and scores (K, C)."""
     rows, classes = np.nonzero(scores >= score_threshold)
     order = np.argsort(-scores[rows, classes], kind="stable")[:MOST_SCORES]
     rows, classes = rows[order], classes[order].astype(np.int32)
     if not len(rows):
-        return np.int32(0), np.zeros((most, 4), np.float32), np.zeros(most, np.float32), np.zeros(most, np.int32)
+        return np.zeros(1, np.int32), np.zeros((most, 4), np.float32), np.zeros(most, np.float32), np.zeros(most, np.int32)
     kept = _greedy(boxes[rows], classes, iou_threshold, most)
     shown = np.array([*kept, *[len(rows) - 1] * (most - len(kept))])
-    return np.int32(len(kept)), boxes[rows[shown]], scores[rows, classes][shown], classes[shown]
+    return np.array([len(kept)], np.int32), boxes[rows[shown]], scores[rows, classes][shown], classes[shown]
 
 
 def _greedy(boxes: np.ndarray, classes: np.ndarray, iou_threshold: np.float32, most: int) -> list[int]:
@@ -142,27 +144,27 @@ def cut(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.NodeProto, onnx.M
     given = dict.fromkeys([*plugin.input, *crossing, *(name for name in outputs if name in early_values)])
     inputs = [value.name for value in model.graph.input]
     return (
-        _part(model, early, inputs, list(given)),
+        part(model, early, inputs, list(given)),
         plugin,
-        _part(model, late, [*crossing, *(name for name in plugin.output if name in read)], [o for o in outputs if o in behind]),
+        part(model, late, [*crossing, *(name for name in plugin.output if name in read)], [o for o in outputs if o in behind]),
     )
 
 
-def _part(model: onnx.ModelProto, nodes: list[onnx.NodeProto], inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
-    """Some of the model's nodes as a model, with the weights they read."""
+def part(model: onnx.ModelProto, nodes: list[onnx.NodeProto], inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
+    """Some nodes of a model whose shapes were inferred as a model, with the weights they read."""
     import onnx
 
-    plugin = next(node for node in model.graph.node if node.op_type == PLUGIN)
-    kinds = (onnx.TensorProto.INT32, onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT, onnx.TensorProto.INT32)
-    types = {value.name: value for value in (*model.graph.input, *model.graph.value_info)}
-    types |= {name: onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in zip(plugin.output, kinds)}
+    types = {value.name: value for value in (*model.graph.input, *model.graph.value_info, *model.graph.output)}
+    for node in model.graph.node:
+        if node.op_type == PLUGIN:
+            types |= {name: onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in zip(node.output, _KINDS)}
     used = {name for node in nodes for name in node.input}
     graph = onnx.GraphProto(name=model.graph.name)
     graph.node.extend(nodes)
     graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in used)
     graph.input.extend(types[name] for name in inputs)
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)  # their types are inferred
-    part = onnx.ModelProto(ir_version=model.ir_version, graph=graph)
-    part.opset_import.extend(model.opset_import)
-    part.metadata_props.extend(model.metadata_props)
-    return part
+    made = onnx.ModelProto(ir_version=model.ir_version, graph=graph)
+    made.opset_import.extend(model.opset_import)
+    made.metadata_props.extend(model.metadata_props)
+    return made

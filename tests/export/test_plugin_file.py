@@ -87,6 +87,7 @@ def test_every_form_of_the_file_passes_the_check_that_gives_files_their_names(sm
     agreement = selfcheck.check(reference, path, runtime="onnxruntime")
     assert agreement.detections > 10
     assert agreement.consistent == 1
+    assert agreement.crowd_detections > 100
     assert "EfficientNMS_TRT evaluated in NumPy" in agreement.runtime
 
 
