@@ -97,7 +97,8 @@ def _fit_scales(graph: onnx.GraphProto, network: list[onnx.NodeProto], *, where:
 
 def _upwards(scale: np.ndarray) -> np.ndarray:
     """The least float16 of at least the scale, so that no integer is clipped."""
-    nearest = np.maximum(scale, _SMALLEST).astype(np.float16)
+    with np.errstate(over="ignore"):  # infinity is refused by the caller
+        nearest = np.maximum(scale, _SMALLEST).astype(np.float16)
     return np.where(nearest < scale, np.nextafter(nearest, np.float16(np.inf)), nearest)
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections import Counter
 from dataclasses import replace
 from functools import cache
@@ -232,3 +233,34 @@ def test_an_interrupted_build_ends_orderly_and_leaves_nothing(tmp_path):
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert time.monotonic() - started < 30
     assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]
+
+
+@pytest.fixture
+def jetson(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module `tensorrt` without what TensorRT-RTX alone has, on a GPU of compute capability 8.7.
+
+    It shows that the path for TensorRT proper holds together. TensorRT-RTX compiles underneath: nothing is learnt of a Jetson.
+    """
+    rtx = sys.modules["tensorrt_rtx"]
+    names = [name for name in dir(rtx) if not name.startswith("__") and name not in ("ComputeCapability", "IRuntimeCache")]
+    proper = types.ModuleType("tensorrt")
+    vars(proper).update({name: getattr(rtx, name) for name in names}, __version__="10.3.0")
+    monkeypatch.setitem(sys.modules, "tensorrt", proper)
+    monkeypatch.setattr("edgedet.export.to_tensorrt._device", lambda name: ("Orin (nvgpu)", "SM87"))
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated")
+def test_tensorrt_proper_compiles_for_its_own_gpu_and_keeps_its_timings(jetson, tmp_path):
+    cache = tmp_path / "timing.cache"
+    cache.write_bytes(b"of another TensorRT")  # begun anew
+    facts = to_tensorrt(written(tmp_path, "int8"), tmp_path / "m.engine", BuildOptions(timing_cache=cache))
+    assert (facts.flavour, facts.version) == ("tensorrt", "10.3.0")
+    assert (facts.device, facts.compute_capabilities) == ("Orin (nvgpu)", ("SM87",))
+    assert cache.read_bytes() != b"of another TensorRT"
+    again = to_tensorrt(written(tmp_path, "int8"), tmp_path / "m.engine", BuildOptions(timing_cache=cache))
+    assert again.layers == facts.layers
+
+
+def test_a_dla_core_that_is_not_there_is_refused_on_tensorrt_proper(jetson, tmp_path):
+    with pytest.raises(UsageError, match=r"--dla 1: TensorRT 10\.3\.0 finds no DLA here"):
+        to_tensorrt(written(tmp_path, "fp16"), tmp_path / "m.engine", BuildOptions(dla=1))
