@@ -88,6 +88,9 @@ def tidy(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
     for item in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
         del item.metadata_props[:]
         item.doc_string = ""
+    for node in model.graph.node:
+        if node.domain == PLUGIN_DOMAIN:
+            node.name = node.op_type  # the exporter's own word is for a symbol
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "edgedet", __version__
     model.doc_string = f"{spec.name}: images {spec.input_layout} to boxes, scores and labels"

@@ -75,6 +75,7 @@ def parse_wish(
     check: bool,
 ) -> Wish | None:
     """What TensorRT is to do, None where it is not asked for; what no TensorRT here can do is refused before any work."""
+    from edgedet.export.platforms import PLATFORMS
     from edgedet.export.to_tensorrt import BuildOptions
 
     given = {"--workspace": workspace, "--timing-cache": timing_cache, "--dla": dla, "--targets": gpus}
@@ -86,7 +87,7 @@ def parse_wish(
     if gpus and platform not in (None, "rtx"):
         raise UsageError(f"--targets {gpus} --for {platform}: only TensorRT-RTX compiles for other GPUs; use --for rtx")
     chosen = tuple(gpu.strip().upper() for gpu in gpus.split(",")) if gpus else ()
-    flavour = None if platform is None else "tensorrt_rtx" if platform == "rtx" else "tensorrt"
+    flavour = PLATFORMS[platform].flavour if platform else None
     wish = Wish(BuildOptions(workspace, timing_cache, dla, chosen, batch, flavour), platform, check)
     if not check:
         _require_compiler(wish)
@@ -105,6 +106,17 @@ def _require_compiler(wish: Wish) -> None:
         raise UsageError(
             f"--timing-cache {wish.options.timing_cache}: {compiler.name} measures no timings and keeps none; leave it out"
         )
+
+
+def require_nms(wish: Wish | None, mode: str) -> None:
+    """Refuse at once a suppression that TensorRT-RTX cannot build, where that is what compiles here."""
+    from edgedet.export.platforms import PLATFORMS
+    from edgedet.export.to_tensorrt import Compiler
+
+    operator = {"onnx": "NonMaxSuppression", "efficientnms": "EfficientNMS_TRT"}.get(mode)
+    if wish and not wish.check and operator and Compiler(wish.options).flavour == PLATFORMS["rtx"].flavour:
+        reason, remedy = PLATFORMS["rtx"].refused[operator]
+        raise UsageError(f"--nms {mode} --to tensorrt: {reason}, and what compiles here is that; {remedy}")
 
 
 def compile_file(file: Exported, wish: Wish) -> Exported:

@@ -93,7 +93,13 @@ def command(
         targets, platform, profile, workspace=workspace, timing_cache=timing_cache, dla=dla, gpus=gpus, check=check
     )
     if checkpoint.suffix == ".onnx":
-        asked = {"--precision": precision, "--nms": nms, "--images": images, "--size": size, "--classes": classes}
+        asked: dict[str, object] = {
+            "--precision": precision,
+            "--nms": nms,
+            "--images": images,
+            "--size": size,
+            "--classes": classes,
+        }
         asked |= {"--simplify": simplify, "--verify": verify, "--batch": None if profile else batch}
         engines.export_onnx(checkpoint, wish, out, asked=asked, json=json)
         return
@@ -105,6 +111,7 @@ def command(
     request = _request(precisions, targets, images, method, spelling, verify, max_ap_drop, force=force)
     if mode == "efficientnms":
         _allow_plugin(targets, request, auto=auto)
+    engines.require_nms(wish, mode)
     if auto and verify is None:
         raise UsageError("--precision auto needs --verify DATA, annotated images to hold the accuracy budget on")
     _require_profile(targets, batch, profile, auto=auto)
@@ -230,8 +237,8 @@ def _default_targets(*, auto: bool) -> list[Target]:
 
 def _require_places(spec: ModelSpec, jobs: list[tuple[Precision, Target]], out: Path) -> None:
     """OutputError where something that is no file has the name of a file to be written."""
-    suffixes = {"onnx": (".onnx", ".onnx.data"), "openvino": (".xml", ".bin")}
-    suffixes["tensorrt"] = (*suffixes["onnx"], ".engine", ".engine.json")
+    onnx = (".onnx", ".onnx.data")
+    suffixes = {"onnx": onnx, "openvino": (".xml", ".bin"), "tensorrt": (*onnx, ".engine", ".engine.json")}
     for precision, target in jobs:
         for suffix in suffixes[target]:
             path = out / f"{file_stem(spec, precision)}{suffix}"

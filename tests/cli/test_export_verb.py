@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from places import Ended
+from places import Ended, refused
 
 torch = pytest.importorskip("torch")
 
@@ -183,6 +183,17 @@ def test_a_wrong_option_gets_one_message_and_nothing_is_made(edgedet_cli: Cli, s
     assert ended.err.count("\n") == 1
     for word in words:
         assert word in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("mode", ["onnx", "efficientnms"])
+def test_suppression_that_tensorrt_rtx_cannot_build_is_refused_before_any_work(
+    edgedet_cli: Cli, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+):
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setattr(to_onnx, "to_onnx", None)  # whoever traces, fails
+    options = ["--nms", mode, "--to", "tensorrt", "--for", "rtx", "--size", "64x96"]
+    refused(edgedet_cli("export", saved, *options, "--out", tmp_path / "out"), f"--nms {mode} --to tensorrt", "--nms matrix")
     assert not (tmp_path / "out").exists()
 
 

@@ -55,6 +55,7 @@ def test_the_node_is_what_tensorrts_parser_looks_for(small, write):
         "box_coding": 0,
         "plugin_version": b"1",
     }
+    assert node.name == "EfficientNMS_TRT"
     types = {a.name: a.type for a in node.attribute}
     assert types["class_agnostic"] == types["score_activation"] == onnx.AttributeProto.INT
     assert types["score_threshold"] == types["iou_threshold"] == onnx.AttributeProto.FLOAT
