@@ -22,9 +22,9 @@ Flavour = Literal["tensorrt", "tensorrt_rtx"]
 FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
 TITLES: Mapping[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 VERSION = 1
-NOT_RUN = "compiled, not run here"
-VERIFIED = "verified on this device"
 State = Literal["compiled, not run here", "verified on this device"]
+NOT_RUN: State = "compiled, not run here"
+VERIFIED: State = "verified on this device"
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from typing import Any
 _COMPUTES = re.compile(r"correlation|gemm|conv|matmul|matrixmultiply|fusion|fullyconnected|deconv|foreignnode", re.IGNORECASE)
 """Types of layers that multiply; the others around a convolution quantise, activate or move its values."""
 _ONNX = re.compile(r"\[ONNX Layer: (.*?)\]")
-_NAMES = (("int8", "int8"), ("half", "f16"), ("fp16", "f16"), ("bfloat16", "bf16"), ("bf16", "bf16"), ("float", "f32"))
-_NAMES += (("fp32", "f32"),)
+_NAMES = {"int8": "int8", "half": "f16", "fp16": "f16", "bfloat16": "bf16", "bf16": "bf16", "float": "f32", "fp32": "f32"}
 
 
 def listener(trt: Any) -> Any:
@@ -68,6 +67,6 @@ def from_inspector(text: str) -> dict[str, str]:
 
 def _note(found: dict[str, str], kind: str, words: str, metadata: str) -> None:
     """Add the layer's precision for the ONNX nodes in its metadata, where it is one that multiplies."""
-    precision = next((name for word, name in _NAMES if word in words.lower()), None)
+    precision = next((name for word, name in _NAMES.items() if word in words.lower()), None)
     if precision is not None and _COMPUTES.search(kind):
         found.update(dict.fromkeys(_ONNX.findall(metadata), precision))

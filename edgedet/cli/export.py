@@ -93,14 +93,9 @@ def command(
         targets, platform, profile, workspace=workspace, timing_cache=timing_cache, dla=dla, gpus=gpus, check=check
     )
     if checkpoint.suffix == ".onnx":
-        asked: dict[str, object] = {
-            "--precision": precision,
-            "--nms": nms,
-            "--images": images,
-            "--size": size,
-            "--classes": classes,
-        }
-        asked |= {"--simplify": simplify, "--verify": verify, "--batch": None if profile else batch}
+        asked: dict[str, object] = {"--precision": precision, "--nms": nms, "--images": images, "--classes": classes}
+        asked |= {"--size": size, "--simplify": simplify, "--verify": verify, "--max-ap-drop": max_ap_drop}
+        asked |= {"--batch": None if profile else batch, "--input": None if input == "uint8-nhwc" else input}
         engines.export_onnx(checkpoint, wish, out, asked=asked, json=json)
         return
     from edgedet.export.graph import ExportGraph, with_input
