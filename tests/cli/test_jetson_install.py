@@ -61,8 +61,8 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if part.name not in ("site-packages", "dist-packages"):
             (packages.parent / part.name).symlink_to(part)
     python = prefix / "bin" / "python3.10"
-    install = [sys.executable, "-m", "pip", "install", "-q", "--target", packages, "--python-version", "3.10", "--no-deps"]
-    wanted = ["--only-binary=:all:", "numpy==1.21.5", "opencv-python-headless==4.8.0.76"]
+    install = [sys.executable, "-m", "pip", "--python", real, "install", "-q", "--no-deps", "--target", packages]
+    wanted = ["--only-binary=:all:", "numpy==1.21.5", "opencv-python-headless==4.8.0.74"]
     done = subprocess.run(list(map(str, [*install, *wanted])), capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"JetPack's NumPy and OpenCV cannot be had here: {done.stderr.strip().splitlines()[-1]}")
