@@ -20,9 +20,19 @@ COLUMNS = (
     ("openvino", "bf16"),
     ("onnxruntime", "int8"),
     ("openvino", "int8"),
+    ("tensorrt-rtx", "fp32"),
+    ("tensorrt-rtx", "fp16"),
+    ("tensorrt-rtx", "int8"),
+    ("tensorrt-rtx", "int8+fp16"),
     ("tensorrt", "any"),
 )
-TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT", "any": ""}
+TITLES = {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "tensorrt": "TensorRT on a device",
+    "tensorrt-rtx": "TensorRT-RTX",
+    "any": "",
+}
 
 
 @dataclass(frozen=True)

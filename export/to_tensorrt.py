@@ -113,7 +113,7 @@ class Compiler:
         self._add_profile(model, source)
         plan = self._in_thread(lambda: self._builder.build_serialized_network(self._network, self._config), progress)
         if plan is None:
-            faults = [_placed(fault.explained(words), model) for words in self.log.errors]
+            faults = list(dict.fromkeys(_placed(fault.explained(words), model) for words in self.log.errors))
             faults = faults or [Fault("", "", "TensorRT gives no plan and no reason", "run it again with more --workspace")]
             raise Refused(f"{source.name}: {self.name} cannot build it", faults)
         return plan

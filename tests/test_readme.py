@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -68,6 +69,8 @@ def commands_run(workplace: Path) -> Path:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     commands = [line for block in blocks("sh") for line in block.splitlines() if line and not line.startswith("#")]
     assert len(commands) >= 8
+    if importlib.util.find_spec("tensorrt_rtx") is None:  # for aarch64 there is none
+        commands = [command for command in commands if "tensorrt" not in command]
     for command in commands:
         done = subprocess.run(
             shlex.split(command, comments=True), cwd=workplace, env=environment, capture_output=True, text=True

@@ -165,8 +165,8 @@ def export_onnx(model: Path, wish: Wish | None, out: Path, *, asked: Mapping[str
         check([model], wish, json=json)
         return
     _, spec = onnx_file.read(model)
-    fixed = {"--precision": [spec.precision], "--nms": spec.suppression.mode, "--input": spec.input_layout}
-    fixed["--batch"] = str(spec.batch or "dynamic")
+    fixed: dict[str, object] = {"--precision": [spec.precision], "--nms": spec.suppression.mode}
+    fixed |= {"--batch": str(spec.batch or "dynamic"), "--input": spec.input_layout}
     for name, value in asked.items():
         if value and value != fixed.get(name):
             raise UsageError(f"{name} is for a checkpoint: {model.name} is exported already ({_described(spec)}); leave it out")

@@ -102,6 +102,8 @@ def test_a_wrong_option_gets_one_message_and_nothing_is_made(edgedet_cli: Cli, e
         (["--to", "tensorrt", "--precision", "auto", "--images", ".", "--verify", "."], ["--precision auto --to tensorrt"]),
         (["--precision", "int8+fp16", "--images", "."], ["int8+fp16 is TensorRT's", "--for tensorrt"]),
         (["--to", "tensorrt", "--precision", "int8"], ["--images"]),
+        (["--to", "tensorrt", "--nms", "onnx"], ["--nms onnx --to tensorrt", "cannot build it", "--nms matrix"]),
+        (["--to", "tensorrt", "--nms", "efficientnms"], ["none of TensorRT's plugins", "--nms matrix"]),
     ],
 )
 def test_a_checkpoint_with_a_wrong_option_is_refused_before_it_is_read(edgedet_cli: Cli, tmp_path: Path, options, words):
