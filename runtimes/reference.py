@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,7 @@ def record(detector: LoadedDetector, frames: Sequence[np.ndarray]) -> Reference:
 
 def write(path: Path, reference: Reference) -> None:
     """Write the frames and detections."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for number, (frame, found) in enumerate(zip(reference.frames, reference.detections, strict=True)):
         arrays |= {f"frame_{number}": frame, f"boxes_{number}": found.boxes}
         arrays |= {f"scores_{number}": found.scores, f"labels_{number}": found.labels}

@@ -11,11 +11,10 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import edgedet
-from edgedet import console
 from edgedet.errors import ExportError
 
 EXTRAS = {"jetson": ("tensorrt", "tracking", "web", "mqtt"), "x86": ("openvino", "tracking", "web", "mqtt")}
@@ -86,23 +85,22 @@ def _pack(installed: importlib.metadata.Distribution, folder: Path) -> Path:
     return path
 
 
-def requirements(target: str) -> Iterator[str]:
+def requirements(target: str) -> list[str]:
     """What pip installs on the device besides edgedet itself, NO_DEPS apart where it is a Jetson."""
     wanted = (None, *EXTRAS[target])
-    found = {}
+    found: dict[str, str] = {}
     for requirement in importlib.metadata.requires("edgedet") or []:
-        package, _, marker = requirement.partition(";")
-        extra = re.search(r"""\s*(?:and\s+)?extra\s*==\s*['"]([\w-]+)['"]""", marker)
-        rest = marker.replace(extra[0], "").strip() if extra else marker.strip()
-        name = re.match(r"[\w.-]+", package.strip())
-        if name and name[0] != "edgedet" and (extra[1] if extra else None) in wanted:
-            found[name[0]] = f"{package.strip()}; {rest}" if rest else package.strip()
+        package, _, marker = map(str.strip, requirement.partition(";"))
+        extra = re.search(r"""(?:and\s+)?extra\s*==\s*['"]([\w-]+)['"]""", marker)
+        rest = marker.replace(extra[0], "").strip() if extra else marker
+        name = re.split(r"[^\w.-]", package)[0]
+        if name != "edgedet" and (extra[1] if extra else None) in wanted:
+            found[name] = f"{package}; {rest}" if rest else package
     if target == "jetson":
-        for name in (*BROUGHT, *NO_DEPS):
-            found.pop(name, None)
         found["scipy"] = "scipy"  # whichever goes with JetPack's NumPy
-        found |= dict.fromkeys(THEIR_DEPS)
-    return (text or name for name, text in found.items())
+        found = {name: text for name, text in found.items() if name not in (*BROUGHT, *NO_DEPS)}
+        found |= {name: name for name in THEIR_DEPS}
+    return list(found.values())
 
 
 def write_scripts(folder: Path, target: str, values: Mapping[str, str]) -> None:
@@ -117,4 +115,3 @@ def write_scripts(folder: Path, target: str, values: Mapping[str, str]) -> None:
     (folder / "requirements.txt").write_text("\n".join([*requirements(target), ""]), encoding="utf-8")
     if target == "jetson":
         (folder / "requirements-no-deps.txt").write_text("\n".join([*NO_DEPS, ""]), encoding="utf-8")
-    console.say(f"templates and lists of packages for {target}")

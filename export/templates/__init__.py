@@ -1,1 +1,1 @@
-"""What a bundle brings besides models: the files of this folder, filled in by `edgedet deploy` and by install.sh on the device."""
+"""What a bundle brings besides models: files that `edgedet deploy` fills in, and install.sh on the device."""
