@@ -12,9 +12,12 @@ from edgedet.errors import ImageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
+OPENCV_LOG = getattr(cv2.utils, "logging", cv2)  # its setLogLevel and getLogLevel; OpenCV 4.6, which Debian has, keeps them on top
+SILENT = 0
+
 if "OPENCV_LOG_LEVEL" not in os.environ:
     # OpenCV writes its own complaint about every bad file to stderr; the errors raised here say it once.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    OPENCV_LOG.setLogLevel(SILENT)
 
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import cv2
+from edgedet.images import OPENCV_LOG, SILENT
 
 _FFMPEG_QUIET = "-8"  # AV_LOG_QUIET
 _lock = threading.Lock()
@@ -24,12 +24,12 @@ def quiet_opencv() -> Iterator[None]:
     """
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _FFMPEG_QUIET)
     with _lock:
-        _levels.append(_levels[0] if _levels else cv2.utils.logging.getLogLevel())
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        _levels.append(_levels[0] if _levels else OPENCV_LOG.getLogLevel())
+        OPENCV_LOG.setLogLevel(SILENT)
     try:
         yield
     finally:
         with _lock:
             level = _levels.pop()
             if not _levels:
-                cv2.utils.logging.setLogLevel(level)
+                OPENCV_LOG.setLogLevel(level)

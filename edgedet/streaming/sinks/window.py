@@ -35,7 +35,7 @@ class WindowSink(Sink):
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise OutputError("no display to show a window on (DISPLAY is not set); use --serve 8080 or --save out.mp4 instead")
         try:
-            cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+            cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         except cv2.error as error:
             raise OutputError(
                 "this OpenCV has no windows; pip install opencv-python in place of opencv-python-headless"

@@ -1,6 +1,6 @@
 """A GStreamer pipeline: `gst: … ! appsink`, a Jetson's CSI camera `csi:0`, or its hardware decoder `nvdec:rtsp://…`.
 
-*Not yet run on a Jetson*: the templates follow NVIDIA's Accelerated GStreamer guide. What their appsink drops because it was
+The templates are *not yet run on a Jetson*: they follow NVIDIA's Accelerated GStreamer guide. What their appsink drops because it was
 not read at once (`drop=true`) is counted nowhere; edgedet reads at once and drops, and counts, by its own policy.
 """
 

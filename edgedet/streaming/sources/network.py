@@ -73,9 +73,10 @@ def _open(address: str, timeouts: Timeouts) -> cv2.VideoCapture:
     """OpenCV's capture, open or not; RTSP over TCP unless the environment says otherwise."""
     # Longer than ours: after its own time-out OpenCV gives the same picture twice more as if it were new.
     read_ms = int(timeouts.read_s * 1000) + 1000
-    limits = {cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: int(timeouts.open_s * 1000), cv2.CAP_PROP_READ_TIMEOUT_MSEC: read_ms}
-    # FFmpeg's threads each hold a frame back: at 10 frames a second eight of them give every picture .7 s late.
-    options = {**limits, cv2.CAP_PROP_N_THREADS: 1}
+    options = {cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: int(timeouts.open_s * 1000), cv2.CAP_PROP_READ_TIMEOUT_MSEC: read_ms}
+    if hasattr(cv2, "CAP_PROP_N_THREADS"):  # Debian's OpenCV 4.6 has it not
+        # FFmpeg's threads each hold a frame back: at 10 frames a second eight of them give every picture .7 s late.
+        options[cv2.CAP_PROP_N_THREADS] = 1
     os.environ.setdefault(_OPTIONS, _QUICK_OVER_TCP)
     with quiet_opencv():
         return cv2.VideoCapture(address, cv2.CAP_FFMPEG, [value for pair in options.items() for value in pair])
