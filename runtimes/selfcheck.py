@@ -33,6 +33,8 @@ OWN_BOX_PX, OWN_SCORE = 0.1, 0.001
 """How near a detection must lie to the one that the file's own candidates give; the two runs may round differently."""
 CONSISTENT = 0.98
 """Share of detections that must: where two candidates of one object score exactly alike, either may be kept."""
+LONE = 2
+"""Detections that either of two runs may have alone where there are few: where two are near equals, rounding decides."""
 
 
 @dataclass(frozen=True)
@@ -138,15 +140,27 @@ def compare(reference: Session, other: Session, *, name: str) -> None:
     Both give their final output; of candidates the best are compared.
     """
     truth, found = _run(reference), _run(other)
-    limits = LIMITS[other.spec.precision]
-    if other.spec.suppression.mode == "none":
+    spec, limits = other.spec, LIMITS[other.spec.precision]
+    if not all(np.isfinite(array).all() for outputs in found for array in outputs.values()):
+        raise GateFailed(f"{name} is not written: it gives values that are no numbers, where its ONNX file gives detections")
+    if spec.suppression.mode == "none":
         parts = [_compare_best(ours, theirs) for ours, theirs in zip(truth, found, strict=True)]
         box, score = (float(np.percentile(np.concatenate([np.abs(p[i]) for p in parts]), limits.percentile)) for i in (0, 1))
     else:
-        _, box, score = _compare_finals(truth, found, other.spec)
+        pairs, box, score = _compare_finals(truth, found, spec)
+        _require_pairs(pairs, truth, found, spec, name=name)
     for key, figure, limit in (("box error", box, limits.box_error_px), ("score error", score, limits.score_error)):
-        if not figure <= limit:  # in this order NaN fails
+        if not figure <= limit:
             raise GateFailed(f"{name} is not written: its {key} against its ONNX file is {figure:.4g}, limit {limit:g}")
+
+
+def _require_pairs(pairs: int, truth: list[Outputs], found: list[Outputs], spec: ModelSpec, *, name: str) -> None:
+    """GateFailed where too many detections are the one's or the other's alone."""
+    lone = sum(len(_match(_detections(a), _detections(b), spec, FLOOR_MARGIN)[1]) for a, b in zip(truth, found, strict=True))
+    if lone > max(LONE, pairs / 10):
+        raise GateFailed(
+            f"{name} is not written: {lone} detections are its own or its ONNX file's alone, {pairs} are both's; limit a tenth"
+        )
 
 
 def pictures(size_hw: tuple[int, int], count: int) -> np.ndarray:
