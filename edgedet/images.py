@@ -12,7 +12,7 @@ from edgedet.errors import ImageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
-OPENCV_LOG = getattr(cv2.utils, "logging", cv2)  # its setLogLevel and getLogLevel; OpenCV 4.6, which Debian has, keeps them on top
+OPENCV_LOG = getattr(cv2.utils, "logging", cv2)  # has setLogLevel and getLogLevel; in Debian's OpenCV 4.6 cv2 itself has
 SILENT = 0
 
 if "OPENCV_LOG_LEVEL" not in os.environ:

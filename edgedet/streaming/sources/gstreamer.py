@@ -1,7 +1,8 @@
 """A GStreamer pipeline: `gst: … ! appsink`, a Jetson's CSI camera `csi:0`, or its hardware decoder `nvdec:rtsp://…`.
 
-The templates are *not yet run on a Jetson*: they follow NVIDIA's Accelerated GStreamer guide. What their appsink drops because it was
-not read at once (`drop=true`) is counted nowhere; edgedet reads at once and drops, and counts, by its own policy.
+The templates are *not yet run on a Jetson*: they follow NVIDIA's Accelerated GStreamer guide. What their appsink drops
+because it was not read at once (`drop=true`) is counted nowhere; edgedet reads at once and drops, and counts, by its
+own policy.
 """
 
 from __future__ import annotations
