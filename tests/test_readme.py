@@ -37,6 +37,7 @@ def workplace(tmp_path_factory, yolox_nano_pth: Path, coco_val: Path, people_mp4
         shutil.copy(photo, folder / "images")
     _write_clip(people_mp4, folder / "clip.mp4")
     _write_data_set(folder / "my-dataset")
+    (folder / "streams.toml").write_text(blocks("toml")[0], encoding="utf-8")
     return folder
 
 

@@ -31,7 +31,7 @@ RUNTIMES: dict[Target, tuple[str, ...]] = {
 }
 """The best first, of those that are there."""
 FRAMES, LOOKED_AT, MOST_READ = 4, 24, 1000
-"""Frames kept, those with the most objects of so many, all from the first so many of a video."""
+"""Frames kept, those with most in them of so many, all from the first so many of a video."""
 WIDTH = {"fp32": 0, "fp16": 1, "bf16": 2, "int8": 3, "int8+fp16": 4}
 
 
@@ -54,7 +54,7 @@ def command(
     out: Path = typer.Option(..., help="The bundle: a folder that does not exist yet, or an older bundle."),
     stream: Path | None = typer.Option(None, metavar="TOML", help="What to watch, as for `edgedet stream --config`."),
     images: Path | None = typer.Option(
-        None, help="A folder or video of what it will see: frames to check it on. Default: drawn pictures, where they do."
+        None, help="A folder or video of what it will see, for frames to check it on. Default: drawn pictures."
     ),
     json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
@@ -161,6 +161,10 @@ def _manifest(name: str, target: Target, files: Sequence[Given], folder: Path, i
     widest = min(files, key=lambda file: WIDTH[file.spec.precision])
     with edgedet.load(widest.path, runtime="onnxruntime", device="cpu") as detector:
         found = references.record(detector, _frames(detector, images))
+    if images is None or found.min_score < references.MIN_SCORE:
+        shown = sum(int((one.scores >= found.min_score).sum()) for one in found.detections)
+        kind = "drawn pictures" if images is None else str(images)
+        console.say(f"checked on {shown} objects in {kind}; --images with what it will see checks it better")
     references.write(folder / bundle.REFERENCE, found)
     order = tuple(_order(target, files))
     return bundle.Manifest(
@@ -174,27 +178,30 @@ def _manifest(name: str, target: Target, files: Sequence[Given], folder: Path, i
 
 
 def _frames(detector: Any, images: Path | None) -> list[np.ndarray]:
-    """The frames to check on: those with the most objects of a folder or video, or drawn pictures."""
+    """The frames to check on: of a folder, a video or drawn pictures those in which the scores sum up to most."""
     from edgedet.runtimes import selfcheck
-    from edgedet.runtimes.reference import MIN_SCORE
+
+    looked_at = _sampled(images) if images else list(selfcheck.pictures(detector.spec.size_hw, LOOKED_AT))
+    scores = [float(detector(frame).scores.sum()) for frame in looked_at]
+    best = sorted(range(len(looked_at)), key=lambda number: -scores[number])[:FRAMES]
+    return [looked_at[number] for number in sorted(best)]
+
+
+def _sampled(images: Path) -> list[np.ndarray]:
+    """Up to LOOKED_AT frames from all over a folder or the beginning of a video."""
     from edgedet.streaming.sources.base import open_source
 
-    if images is None:
-        return list(selfcheck.pictures(detector.spec.size_hw, FRAMES))
     if not images.exists():
         raise UsageError(f"--images {images}: no such file or folder; name a folder of images or a video")
+    found: list[np.ndarray] = []
     with open_source(images) as source:
-        count = min(source.frame_count or MOST_READ, MOST_READ)
-        step = max(count // LOOKED_AT, 1)
-        looked_at: list[np.ndarray] = []
+        step = max(min(source.frame_count or MOST_READ, MOST_READ) // LOOKED_AT, 1)
         for frame in source:
             if frame.index % step == 0:
-                looked_at.append(frame.image)
-            if len(looked_at) == LOOKED_AT:
+                found.append(frame.image)
+            if len(found) == LOOKED_AT:
                 break
-    objects = [int((detector(frame).scores >= MIN_SCORE).sum()) for frame in looked_at]
-    best = sorted(range(len(looked_at)), key=lambda number: -objects[number])[:FRAMES]
-    return [looked_at[number] for number in sorted(best)]
+    return found
 
 
 def _order(target: Target, files: Sequence[Given]) -> Iterator[Choice]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import importlib.metadata
+import json
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 from places import ROOT, refused
 
@@ -182,7 +184,7 @@ def test_every_runtime_gets_the_file_that_it_runs_best_and_none_that_it_computes
         (["{fp32}", "{fp32}", "--target", "x86"], ["two files are called street-416-fp32.onnx"]),
         (["absent.onnx", "--target", "x86"], ["absent.onnx: no such file"]),
         (["{fp32}", "--target", "x86", "--images", "absent"], ["--images absent: no such file or folder"]),
-        (["{fp32}", "--target", "x86"], ["detects 0 objects", "--images DIR"]),
+        (["{fp32}", "--target", "x86", "--images", "{grey}"], ["detects fewer than 3 objects", "--images DIR"]),
         (["{fp32}", "--target", "x86", "--stream", "{wrong}"], ["2 mistakes, nothing was started"]),
         (["{fp32}", "{other}", "--target", "x86"], ["other.onnx has classes ('a', 'b'", "deploy forms of one model"]),
     ],
@@ -193,7 +195,9 @@ def test_what_cannot_be_deployed_is_said_in_one_line_and_leaves_nothing(
     model, spec = onnx_file.read(models["fp32"])
     other = onnx_file.write(tmp_path / "other.onnx", model, replace(spec, classes=("a", "b", "c", "d", "e", "f")))
     (tmp_path / "wrong.toml").write_text("model = 1\n[[stream]]\nsource = 'test:'\ntracker = 'magic'\n")
-    places = {"fp32": models["fp32"], "other": other, "wrong": tmp_path / "wrong.toml"}
+    (tmp_path / "grey").mkdir()
+    cv2.imwrite(str(tmp_path / "grey" / "grey.png"), np.full((320, 320, 3), 114, np.uint8))
+    places = {"grey": tmp_path / "grey", "fp32": models["fp32"], "other": other, "wrong": tmp_path / "wrong.toml"}
     before = sorted(tmp_path.iterdir())
     ended = edgedet_cli("deploy", *[text.format(**places) for text in arguments], "--out", tmp_path / "box")
     assert ended.code == 2, ended.err
@@ -238,6 +242,15 @@ def test_frames_are_those_of_a_video_in_which_most_is_seen(models: dict[str, Pat
         frames = deploy._frames(detector, tmp_path / "clip.mp4")
         assert len(frames) == deploy.FRAMES
         assert all(frame.mean() > 20 for frame in frames)  # none of the eight black ones
+
+
+def test_without_images_it_is_checked_on_what_it_sees_in_drawn_pictures(edgedet_cli, models: dict[str, Path], tmp_path: Path):
+    ended = edgedet_cli("deploy", models["fp32"], models["fp16"], "--target", "x86", "--out", tmp_path / "box", "--json")
+    assert ended.code == 0, ended.err
+    assert " objects in drawn pictures; --images with what it will see checks it better" in ended.err
+    figures = json.loads(ended.out)["models"][1]["measured"]["in"]["onnxruntime"]
+    assert figures["pairs"] >= 3
+    assert 0 < figures["box_error_px"] < 1
 
 
 def test_an_installed_edgedet_becomes_the_wheel_that_it_came_from(wheel: Path, tmp_path: Path):
