@@ -2,8 +2,8 @@
 
 Where they are from: `tried` on TensorRT-RTX 1.7.1 (its parser and its ahead-of-time builder, 2026-11: the parser was asked
 for every operator of onnx 1.23, and each refusal below was built); the others are `documented`: onnx-tensorrt's
-docs/operators.md and docs/Changelog.md of 10.3 to 10.15, NVIDIA's TensorRT release notes and plugin/README.md. Nothing of
-JetPack's TensorRT was run here.
+docs/operators.md and docs/Changelog.md of 10.3 to 10.15, NVIDIA's TensorRT release notes, plugin/README.md and, of 11.3 and
+11.4.1, "Strongly Typed Networks for DLA". Nothing of JetPack's TensorRT was run here.
 """
 
 from __future__ import annotations
@@ -60,17 +60,30 @@ _TENSORRT_10_ONLY = {
 
 @dataclass(frozen=True)
 class Platform:
-    """One TensorRT. opsets: the least and newest documented for its parser; refused: operator → reason and remedy."""
+    """One TensorRT. opsets: the least and newest documented for its parser; refused: operator → reason and remedy.
+
+    no_dla: why it has no DLA, empty where it may.
+    """
 
     title: str
     flavour: Flavour
     opsets: tuple[int, int]
     refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    no_dla: str = ""
 
 
+_DLA_ENDED = "TensorRT's DLA ended with 10.7 and began again with 11.4.1, for AGX Orin with JetPack 7.2.2"
 PLATFORMS: Mapping[PlatformName, Platform] = {
     "jetpack6": Platform("JetPack 6 (TensorRT 10.3)", "tensorrt", (9, 20), {**_EVERYWHERE, **_NOT_YET_IN_10_3}),
-    "jetpack7": Platform("JetPack 7 (TensorRT 10.13 to 10.16)", "tensorrt", (9, 20), {**_EVERYWHERE, **_GONE}),
+    "jetpack7": Platform(
+        "JetPack 7 (TensorRT 10.13 to 10.16)", "tensorrt", (9, 20), {**_EVERYWHERE, **_GONE}, no_dla=_DLA_ENDED
+    ),
     "tensorrt11": Platform("TensorRT 11", "tensorrt", (9, 24), {**_EVERYWHERE, **_GONE, **_TENSORRT_10_ONLY}),
-    "rtx": Platform("TensorRT-RTX 1.7", "tensorrt_rtx", (9, 24), {**_EVERYWHERE, **_GONE, **_NO_PLUGINS}),
+    "rtx": Platform(
+        "TensorRT-RTX 1.7",
+        "tensorrt_rtx",
+        (9, 24),
+        {**_EVERYWHERE, **_GONE, **_NO_PLUGINS},
+        no_dla="TensorRT-RTX is for RTX GPUs, which have none",
+    ),
 }

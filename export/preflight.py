@@ -22,13 +22,22 @@ if TYPE_CHECKING:
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 
-def preflight(model: onnx.ModelProto, platform: PlatformName, *, batch: tuple[int, int, int] | None = None) -> list[Fault]:
+def preflight(
+    model: onnx.ModelProto,
+    platform: PlatformName,
+    *,
+    batch: tuple[int, int, int] | None = None,
+    dla: int | None = None,
+) -> list[Fault]:
     """Where the model will fail on a platform, in the order of its nodes; nothing for a clean one.
 
-    batch: least, usual and largest, without which a free batch is a fault. Branches and loops are read too.
+    batch: least, usual and largest, without which a free batch is a fault. dla: the core it is for, None for the GPU.
+    Branches and loops are read too.
     """
     graph = _Values(model)
     faults = [*_opset(model, platform), *_sides(model, batch)]
+    if dla is not None and (reason := PLATFORMS[platform].no_dla):
+        faults.append(Fault("", "DLA", reason, "leave --dla out"))
     for node in _nodes(model.graph):
         faults += _operator(node, platform)
         faults += _types(node, graph)

@@ -24,6 +24,8 @@ from edgedet.export.fault import Fault, Refused
 if TYPE_CHECKING:
     import onnx
 
+    from edgedet.spec import ModelSpec
+
 Progress = Callable[[str, int, int], None]
 """Told what the builder is at, how many of its steps are done and how many there are."""
 SUFFIXES = (".engine", ".plan")
@@ -59,6 +61,8 @@ def to_tensorrt(
     if target.suffix not in SUFFIXES:
         raise ExportError(f"{target}: a TensorRT plan is called .engine or .plan; name it {target.with_suffix('.engine').name}")
     model, spec = onnx_file.read(source)
+    if options.dla is not None:
+        _require_for_dla(spec, where=source.name)
     compiler = Compiler(options)
     with artifact.writing(target, engine.sidecar(target)) as (temporary, beside):
         plan = compiler.build(source, model, progress=progress)
@@ -111,6 +115,8 @@ class Compiler:
         """The plan, a buffer of bytes; ExportError says what TensorRT refuses."""
         self._parse(source)
         self._add_profile(model, source)
+        if self.options.dla is not None:
+            self._require_convolutions_on_dla(source)
         plan = self._in_thread(lambda: self._builder.build_serialized_network(self._network, self._config), progress)
         if plan is None:
             faults = list(dict.fromkeys(_placed(fault.explained(words), model) for words in self.log.errors))
@@ -165,12 +171,15 @@ class Compiler:
             self._config.set_timing_cache(self._config.create_timing_cache(b""), False)
 
     def _set_dla(self) -> None:
-        """The network on a DLA core, and on the GPU what it does not take: the decode, which has no weights."""
+        """The network on a DLA core, and on the GPU what it does not take: decode and suppression, but no convolution."""
         core, cores = self.options.dla, self._builder.num_DLA_cores
         if core is None:
             return
         if self.ahead_of_time or cores == 0:
-            raise UsageError(f"--dla {core}: {self.name} finds no DLA here; leave --dla out and the GPU runs it")
+            raise UsageError(
+                f"--dla {core}: {self.name} finds no DLA here (an Orin has it, with TensorRT to 10.7 or from 11.4.1); "
+                "leave --dla out and the GPU runs it"
+            )
         if core >= cores:
             raise UsageError(f"--dla {core}: there are {cores} DLA cores here, counted from 0")
         self._config.default_device_type = self.trt.DeviceType.DLA
@@ -189,6 +198,18 @@ class Compiler:
             errors = [self._parser.get_error(index) for index in range(self._parser.num_errors)]
             faults = [fault.explained(e.desc(), node=e.node_name(), operator=e.node_operator()) for e in errors]
             raise Refused(f"{source.name}: {self.name} cannot read it", faults)
+
+    def _require_convolutions_on_dla(self, source: Path) -> None:
+        """ExportError names the convolutions that TensorRT would put on the GPU with a word in its log alone."""
+        layers = [self._network.get_layer(index) for index in range(self._network.num_layers)]
+        kinds = (self.trt.LayerType.CONVOLUTION, self.trt.LayerType.DECONVOLUTION)
+        off = [layer.name for layer in layers if layer.type in kinds and not self._config.can_run_on_DLA(layer)]
+        if off:
+            more = f" and {len(off) - fault.LISTED} more" if len(off) > fault.LISTED else ""
+            raise ExportError(
+                f"{source.name}: {len(off)} convolutions cannot run on a DLA: {', '.join(off[: fault.LISTED])}{more}; "
+                "leave --dla out and the GPU runs them all"
+            )
 
     def _add_profile(self, model: onnx.ModelProto, source: Path) -> None:
         """Which batches the plan is for, where the file's is free."""
@@ -251,6 +272,14 @@ def require_profile(model: onnx.ModelProto, batches: tuple[int, int, int] | None
                 f"{where}: its batch is {sides[0].dim_value if sides else 'absent'}, but --batch "
                 f"{','.join(map(str, batches))} is for a free one; export it with that --batch from the checkpoint"
             )
+
+
+def _require_for_dla(spec: ModelSpec, *, where: str) -> None:
+    """UsageError where a DLA cannot take the file."""
+    if spec.precision == "fp32":
+        raise UsageError(f"--dla: {where} is fp32, and a DLA computes in float16 and int8 alone; export with --precision fp16")
+    if spec.batch is None:
+        raise UsageError(f"--dla: the batch of {where} is free, and a DLA takes fixed shapes alone; export with --batch 1")
 
 
 def _monitor(trt: Any, stop: threading.Event, progress: Progress | None) -> Any:

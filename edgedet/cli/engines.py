@@ -209,7 +209,7 @@ def _faults(path: Path, model: onnx.ModelProto, platform: PlatformName, options:
     """What of a file fails on a platform: from the table, from lint and, for TensorRT-RTX, from its build."""
     from edgedet.export.preflight import built_for_nothing, preflight
 
-    faults = [*preflight(model, platform, batch=options.batch), *_linted(model, known=_TABLE_KNOWS)]
+    faults = [*preflight(model, platform, batch=options.batch, dla=options.dla), *_linted(model, known=_TABLE_KNOWS)]
     if platform != "rtx" or faults:
         return faults
     built = built_for_nothing(path, model, replace(options, flavour="tensorrt_rtx"))

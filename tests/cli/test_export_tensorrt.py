@@ -136,7 +136,7 @@ def test_a_device_needs_no_torch_to_compile(exported: Path, tmp_path: Path):
         (["--to", "tensorrt", "--for", "jetpack6"], ["tensorrt cannot be imported", "JetPack", "--check"]),
         (["--to", "tensorrt", "--for", "jetpack6", "--targets", "SM86"], ["only TensorRT-RTX", "--for rtx"]),
         (["--to", "tensorrt", "--targets", "SM87"], ["SM87", "SM86, SM89"]),
-        (["--to", "tensorrt", "--dla", "0"], ["--dla 0", "finds no DLA"]),
+        (["--to", "tensorrt", "--dla", "0"], ["--dla 0", "finds no DLA", "11.4.1"]),
         (["--to", "tensorrt", "--timing-cache", "x"], ["--timing-cache x", "leave it out"]),
         (["--to", "tensorrt", "--batch", "8,4,1"], ["--batch 8,4,1", "1,4,8"]),
         (["--to", "tensorrt", "--batch", "1,4"], ["'1,4'", "MIN,OPT,MAX"]),

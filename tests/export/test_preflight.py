@@ -114,6 +114,11 @@ def test_a_free_batch_needs_a_profile_and_no_other_side_may_be_free():
     assert "a side besides the batch is free" in fault.reason
 
 
+def test_a_dla_is_told_of_as_absent_where_tensorrt_has_none():
+    found = {name: [f.operator for f in preflight(quantizable.model(), name, dla=0)] for name in PLATFORM_NAMES}
+    assert found == {"jetpack6": [], "jetpack7": ["DLA"], "tensorrt11": [], "rtx": ["DLA"]}
+
+
 @pytest.fixture(scope="module")
 def trt():
     return pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed; pip install -e '.[dev]'")

@@ -32,7 +32,7 @@ from edgedet.calibration.table import ImageSet, Range, RangeTable, fingerprints
 from edgedet.errors import ExportError, GateFailed, RuntimeUnavailable, UsageError
 from edgedet.export import onnx_file, typed_layers
 from edgedet.export.to_fp16 import to_fp16
-from edgedet.export.to_tensorrt import BuildOptions, to_tensorrt
+from edgedet.export.to_tensorrt import BuildOptions, Compiler, to_tensorrt
 
 AMPERE = BuildOptions(targets=("SM86",))
 CONVOLUTIONS = len(quantizable.LAYERS)
@@ -190,7 +190,7 @@ def test_what_tensorrt_refuses_is_told_with_node_operator_reason_and_remedy(tmp_
         (AMPERE, None, r"its batch is free, .* give --batch MIN,OPT,MAX"),
         (replace(AMPERE, batch=(1, 2, 8)), 1, r"its batch is 1, but --batch 1,2,8 is for a free one"),
         (BuildOptions(targets=("SM87",)), 1, r"--targets SM87: TensorRT-RTX .* compiles ahead of time for SM75, SM80"),
-        (replace(AMPERE, dla=0), 1, r"--dla 0: TensorRT-RTX .* finds no DLA here"),
+        (replace(AMPERE, dla=0), 1, r"--dla: fp32\.onnx is fp32, and a DLA computes in float16 and int8 alone"),
     ],
 )
 def test_an_option_that_does_not_fit_is_refused_before_the_build(tmp_path, options, batch, words):
@@ -259,6 +259,20 @@ def test_tensorrt_proper_compiles_for_its_own_gpu_and_keeps_its_timings(jetson, 
     assert cache.read_bytes() != b"of another TensorRT"
     again = to_tensorrt(written(tmp_path, "int8"), tmp_path / "m.engine", BuildOptions(timing_cache=cache))
     assert again.layers == facts.layers
+
+
+def test_a_dla_takes_no_free_batch(tmp_path):
+    with pytest.raises(UsageError, match=r"--dla: the batch of fp16\.onnx is free"):
+        to_tensorrt(written(tmp_path, "fp16", batch=None), tmp_path / "m.engine", replace(AMPERE, batch=(1, 2, 4), dla=0))
+
+
+def test_a_convolution_that_a_dla_does_not_take_is_an_error_and_no_word_in_a_log(jetson, tmp_path):
+    """TensorRT-RTX, which has no DLA, says of every layer that none takes it."""
+    compiler = Compiler(BuildOptions(flavour="tensorrt"))
+    source = written(tmp_path, "fp16")
+    compiler.options = replace(compiler.options, dla=0)
+    with pytest.raises(ExportError, match=r"8 convolutions cannot run on a DLA: node_stem, .* and 3 more; leave --dla out"):
+        compiler.build(source, onnx_file.read(source)[0])
 
 
 def test_a_dla_core_that_is_not_there_is_refused_on_tensorrt_proper(jetson, tmp_path):
