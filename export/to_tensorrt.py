@@ -2,15 +2,12 @@
 
 One path for TensorRT ≥ 10.3, 11.x and TensorRT-RTX, which are told apart by what they have, never by their version: a
 strongly typed network, so that the precisions are the file's own; a profile where the batch is free; no TF32, because
-nothing is narrowed unasked. The builder works in a thread of its own: Ctrl-C reaches Python alone, and an exception in one
-of the builder's callbacks would end the process.
+nothing is narrowed unasked.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from edgedet import artifact, engine
 from edgedet.engine import EngineFacts, Flavour
 from edgedet.errors import ExportError, RuntimeUnavailable, UsageError
-from edgedet.export import builder_log, fault, onnx_file, typed_layers
+from edgedet.export import builder_log, building, fault, onnx_file, typed_layers
+from edgedet.export.building import Progress
 from edgedet.export.fault import Fault, Refused
 
 if TYPE_CHECKING:
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
 
     from edgedet.spec import ModelSpec
 
-Progress = Callable[[str, int, int], None]
-"""Told what the builder is at, how many of its steps are done and how many there are."""
 SUFFIXES = (".engine", ".plan")
 
 
@@ -117,7 +113,10 @@ class Compiler:
         self._add_profile(model, source)
         if self.options.dla is not None:
             self._require_convolutions_on_dla(source)
-        plan = self._in_thread(lambda: self._builder.build_serialized_network(self._network, self._config), progress)
+        stop = threading.Event()
+        if hasattr(self.trt, "IProgressMonitor"):
+            self._config.progress_monitor = self._monitor = building.monitor(self.trt, stop, progress)
+        plan = building.interruptible(lambda: self._builder.build_serialized_network(self._network, self._config), stop)
         if plan is None:
             faults = list(dict.fromkeys(_placed(fault.explained(words), model) for words in self.log.errors))
             faults = faults or [Fault("", "", "TensorRT gives no plan and no reason", "run it again with more --workspace")]
@@ -225,35 +224,6 @@ class Compiler:
         if self._config.add_optimization_profile(profile) < 0:
             raise UsageError(f"--batch {','.join(map(str, batches))}: {self.name} refuses this profile")
 
-    def _in_thread(self, work: Callable[[], Any], progress: Progress | None) -> Any:
-        """What `work` gives; an interruption makes the builder stop at its next step, and rises when it has."""
-        stop, done = threading.Event(), threading.Event()
-        if hasattr(self.trt, "IProgressMonitor"):
-            self._config.progress_monitor = self._monitor = _monitor(self.trt, stop, progress)
-        outcome: list[Any] = []
-        failure: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                outcome.append(work())
-            except BaseException as error:
-                failure.append(error)
-            finally:
-                done.set()
-
-        threading.Thread(target=run, name="tensorrt-builder").start()
-        try:
-            done.wait()  # not Thread.join: interrupted, it takes the thread for ended
-        except BaseException:
-            stop.set()
-            while not done.is_set():  # whatever the user presses meanwhile: without the builder's end there is no way out
-                with suppress(KeyboardInterrupt):
-                    done.wait()
-            raise
-        if failure:
-            raise failure[0]
-        return outcome[0]
-
 
 def require_profile(model: onnx.ModelProto, batches: tuple[int, int, int] | None, *, where: str) -> None:
     """UsageError where a free batch has no profile, a fixed one has, or more than the batch is free."""
@@ -280,30 +250,6 @@ def _require_for_dla(spec: ModelSpec, *, where: str) -> None:
         raise UsageError(f"--dla: {where} is fp32, and a DLA computes in float16 and int8 alone; export with --precision fp16")
     if spec.batch is None:
         raise UsageError(f"--dla: the batch of {where} is free, and a DLA takes fixed shapes alone; export with --batch 1")
-
-
-def _monitor(trt: Any, stop: threading.Event, progress: Progress | None) -> Any:
-    """A progress monitor of the outermost phase, which also hands the builder the wish to stop."""
-
-    class Monitor(trt.IProgressMonitor):
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self._outermost, self._steps = "", 0
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            if parent_phase is None:
-                self._outermost, self._steps = phase_name, num_steps
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            if progress is not None and phase_name == self._outermost:
-                progress(phase_name, step + 1, self._steps)
-            return not stop.is_set()
-
-        def phase_finish(self, phase_name: str) -> None:
-            if progress is not None and phase_name == self._outermost:
-                progress(phase_name, self._steps, self._steps)
-
-    return Monitor()
 
 
 def _device(name: str) -> tuple[str, str]:
