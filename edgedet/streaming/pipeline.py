@@ -33,7 +33,7 @@ from edgedet.streaming.status import StreamStatus
 from edgedet.tracking.base import Tracker
 
 MAX_WAIT_MS = 10.0
-_MOST_TOGETHER = 8  # frames in a micro-batch of a file of dynamic batch
+_MOST_TOGETHER = 8  # frames in flight of a file of dynamic batch
 _BURST = 8  # frames of files that are finished together
 _LEFT_BEHIND_S = 0.5  # how long the end waits for threads that hang in a dead camera's read
 
@@ -232,7 +232,7 @@ class _Engine:
         live = any(lane.live for lane in lanes)
         self.burst = 1 if live or slots == 1 else _BURST
         self.room = threading.Semaphore(slots if live else slots + self.burst)
-        self._together = _micro_batch(detector, len(lanes))
+        self._together = _micro_batch(detector, len(lanes), slots)
         self._max_wait_s = max_wait_ms / 1000
         self.in_flight: Channel[_InFlight] = Channel()
         self._inbox = Inbox(lane.name for lane in lanes)
@@ -329,12 +329,15 @@ class _Engine:
             self._pool.shutdown()
 
 
-def _micro_batch(detector: Detect, streams: int) -> int:
-    """Frames in one request: what the file takes, or of a dynamic one as many as there are streams."""
+def _micro_batch(detector: Detect, streams: int, slots: int) -> int:
+    """Frames in one request: what the file takes, or of a dynamic one as many as there are streams.
+
+    Fewer where the engine takes several requests at once: frames in flight beyond what keeps it busy only grow old.
+    """
     if not hasattr(detector, "submit_batch"):
         return 1
     batch = cast(Any, detector).spec.batch
-    return int(batch) if batch else min(streams, _MOST_TOGETHER)
+    return int(batch) if batch else max(min(streams, _MOST_TOGETHER) // slots, 1)
 
 
 def _opener(plan: StreamPlan) -> Callable[[], Source]:

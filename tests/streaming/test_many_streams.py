@@ -116,11 +116,18 @@ def test_a_slow_sink_never_slows_a_live_stream():
     assert sum(status.sink_dropped.values()) > 10
 
 
-def test_a_dynamic_batch_is_filled_from_several_streams():
+@pytest.mark.parametrize(
+    ("streams", "slots", "together"),
+    [
+        (2, 1, 2),
+        (12, 1, 8),
+        (12, 4, 2),  # several requests at once keep the engine busy: more frames in flight would only grow old
+    ],
+)
+def test_a_dynamic_batch_is_filled_from_several_streams(streams, slots, together):
     sizes = []
 
     class Batching:
-        slots = 1
         spec = type("Spec", (), {"batch": None})
 
         def __call__(self, image):
@@ -138,11 +145,13 @@ def test_a_dynamic_batch_is_filled_from_several_streams():
                 future.set_result(NONE)
             return futures
 
-    plans = [StreamPlan("test:64x48@50", name, feed=options()) for name in ("a", "b")]
-    with stream(plans, Batching(), max_wait_ms=15) as found:
-        for _ in range(40):
+    plans = [StreamPlan("test:64x48@50", str(number), feed=options()) for number in range(streams)]
+    detector = Batching()
+    detector.slots = slots
+    with stream(plans, detector, max_wait_ms=30) as found:
+        for _ in range(100):
             next(found)
-    assert max(sizes) == 2
+    assert max(sizes) == together
 
 
 def test_wrong_plans_are_refused_before_anything_starts():
