@@ -60,7 +60,7 @@ def main() -> None:
 def export(weights: Path, folder: Path):
     """Name and target of every export."""
     detector, spec = checkpoint.load(weights)
-    for mode in ("onnx", "matrix", "none"):
+    for mode in ("onnx", "matrix", "none", "efficientnms"):
         console.say(f"exporting, nms {mode}")
         suppression = replace(spec.suppression, mode=mode)
         fp32 = to_onnx(detector, replace(spec, batch=1, suppression=suppression), folder / f"{mode}-fp32.onnx")
@@ -68,9 +68,11 @@ def export(weights: Path, folder: Path):
         to_fp16(fp32, fp16)
         for path in (fp32, fp16):
             precision = path.stem.removeprefix(f"{mode}-")
-            yield f"{mode}, {precision}, onnxruntime", Target(path)
-            off = Options(graph_optimization="off")
-            yield f"{mode}, {precision}, onnxruntime unoptimised", Target(path, options=off)
+            on = Options(plugins="evaluated")
+            yield f"{mode}, {precision}, onnxruntime", Target(path, options=on)
+            yield f"{mode}, {precision}, onnxruntime unoptimised", Target(path, options=replace(on, graph_optimization="off"))
+            if mode == "efficientnms":  # TensorRT's alone
+                continue
             yield f"{mode}, {precision}, openvino (ONNX)", Target(path, "openvino")
             yield f"{mode}, {precision}, openvino (IR)", Target(to_openvino(path, path.with_suffix(".xml")))
 
