@@ -119,8 +119,8 @@ def require_nms(wish: Wish | None, mode: str) -> None:
         raise UsageError(f"--nms {mode} --to tensorrt: {reason}, and what compiles here is that; {remedy}")
 
 
-def compile_file(file: Exported, wish: Wish) -> Exported:
-    """The plan of an ONNX file, beside it; run against it first where a GPU can."""
+def compile_file(file: Exported, wish: Wish, folder: Path) -> Exported:
+    """The plan of an ONNX file, in a scratch folder; run against the file first where a GPU can."""
     from edgedet.export import onnx_file
     from edgedet.export.fault import Refused
     from edgedet.export.to_tensorrt import to_tensorrt
@@ -128,7 +128,7 @@ def compile_file(file: Exported, wish: Wish) -> Exported:
     model, _ = onnx_file.read(file.path)
     if faults := list(_linted(model)):
         raise Refused(f"{file.path.name}: TensorRT would not run it as it is written", faults)
-    target = file.path.with_suffix(".engine")
+    target = folder / f"{file.path.stem}.engine"
     with console.steps(f"compiling {target.name}") as progress:
         facts = to_tensorrt(file.path, target, wish.options, progress=progress)
     facts = _run_here(target, file.path, facts)
@@ -171,9 +171,7 @@ def export_onnx(model: Path, wish: Wish | None, out: Path, *, asked: Mapping[str
         if value and value != fixed.get(name):
             raise UsageError(f"{name} is for a checkpoint: {model.name} is exported already ({_described(spec)}); leave it out")
     with artifact.scratch(out) as scratch:
-        for part in artifact.parts(model):
-            (scratch / part.name).symlink_to(part.resolve())
-        plan = compile_file(Exported(scratch / model.name, "onnx", spec), wish)
+        plan = compile_file(Exported(model, "onnx", spec), wish, scratch)
         written = publish([plan], out, scratch)
     if json:
         console.print_json(list(map(as_dict, written)))
@@ -201,7 +199,9 @@ def check(files: Sequence[Path], wish: Wish, *, json: bool = False) -> None:
         rows = [[p.name, PLATFORMS[name].title, f.node, f.operator, f.reason, f.remedy] for p, name, f in found]
         console.print_table(["file", "on", "node", "operator", "what fails", "what mends it"], rows)
     if found:
-        raise GateFailed(f"{len(found)} places of {files[0].name} fail on {', '.join(dict.fromkeys(p for _, p, _ in found))}")
+        where = ", ".join(dict.fromkeys(platform for _, platform, _ in found))
+        names = ", ".join(dict.fromkeys(path.name for path, _, _ in found))
+        raise GateFailed(f"{names} will fail on {where}: {len(found)} {'places' if len(found) > 1 else 'place'}, listed above")
     console.say(f"{', '.join(path.name for path in files)}: nothing found that fails on {', '.join(platforms)}")
 
 

@@ -143,7 +143,7 @@ def command(
         for file in files:
             _annotate(file)
         if wish:
-            files += [engines.compile_file(file, wish) for file in files if file.target == "onnx"]
+            files += [engines.compile_file(file, wish, scratch) for file in files if file.target == "onnx"]
         written = publish(files, out, scratch)
     if json:
         decision = [asdict(trial.figures) for trial in trials]

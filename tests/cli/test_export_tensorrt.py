@@ -190,7 +190,7 @@ def test_check_names_what_fails_where_and_ends_with_1(edgedet_cli: Cli, tmp_path
     onnx.save(qdq_graphs.built(qdq_graphs.TENSORRT["topk-too-long"][0]), tmp_path / "foreign.onnx")  # no spec is needed
     ended = edgedet_cli("export", tmp_path / "foreign.onnx", "--to", "tensorrt", "--check", "--json")
     assert ended.code == 1
-    assert "4 places of foreign.onnx fail on jetpack6, jetpack7, tensorrt11, rtx" in ended.err
+    assert "foreign.onnx will fail on jetpack6, jetpack7, tensorrt11, rtx: 4 places, listed above" in ended.err
     for fault in json.loads(ended.out):
         assert (fault["node"], fault["operator"]) == ("topk0", "TopK")
         assert "3841" in fault["reason"]
