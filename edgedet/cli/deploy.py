@@ -6,7 +6,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, redirect_stdout
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -167,6 +167,7 @@ def _manifest(name: str, target: Target, files: Sequence[Given], folder: Path, i
         console.say(f"checked on {shown} objects in {kind}; --images with what it will see checks it better")
     references.write(folder / bundle.REFERENCE, found)
     order = tuple(_order(target, files))
+    _warn(target, {file.name: file for file in files}, order)
     return bundle.Manifest(
         name=re.sub(r"[^\w.-]+", "-", name),
         target=target,
@@ -220,6 +221,21 @@ def _order(target: Target, files: Sequence[Given]) -> Iterator[Choice]:
             fitting.sort(key=lambda file: WIDTH[file.spec.precision])
         if fitting:
             yield Choice(runtime, fitting[0].name)
+
+
+def _warn(target: Target, files: Mapping[str, Given], order: Sequence[Choice]) -> None:
+    """Say what JetPack's TensorRT will refuse of the file that is meant for it."""
+    from edgedet.cli.up import ENGINE_BATCHES
+    from edgedet.export import fault, onnx_file
+    from edgedet.export.platforms import PLATFORM_NAMES
+    from edgedet.export.preflight import preflight
+
+    meant = [files[choice.model] for choice in order if choice.runtime == "tensorrt" and target == "jetson"]
+    for file in meant:
+        model, spec = onnx_file.read(file.path)
+        for jetpack in (name for name in PLATFORM_NAMES if name.startswith("jetpack")):
+            if faults := preflight(model, jetpack, batch=None if spec.batch else ENGINE_BATCHES):
+                console.say(f"warning: {jetpack} will refuse {file.path.name}: {fault.listing(faults)}")
 
 
 def _describe(file: Given, reference: Reference, order: Sequence[Choice], widest: Given) -> Model:

@@ -25,7 +25,7 @@ def command(
     bundle: Path = typer.Argument(help="A bundle that `edgedet deploy` wrote, as a folder or as .tar, .tar.gz."),
     check: bool = typer.Option(False, "--check", help="Stop before the streams."),
     runtime: str | None = typer.Option(None, help="Take this runtime of the bundle's order, whatever comes before it."),
-    device: str = typer.Option("auto", help="auto, cpu, gpu, or a runtime's own name."),
+    device: str | None = typer.Option(None, help="auto, cpu, gpu, or a runtime's own name (auto)."),
     cache: Path | None = typer.Option(None, help="Where engines are kept. Default: cache/ in the bundle."),
     into: Path | None = typer.Option(None, help="Where an archive is unpacked. Default: beside it."),
     serve: int | None = typer.Option(None, min=0, max=65535, help="Serve a live page on this port (0: a free one)."),
@@ -39,25 +39,30 @@ def command(
 
     Example: `edgedet up street --check`, or `edgedet up street.tar.gz --serve 8080`
     """
+    from edgedet.export.bundle import STREAMS
+    from edgedet.streaming.config import read_settings
     from edgedet.streaming.watchdog import notify
 
     notify("STATUS=verifying the bundle")
     folder = _unpacked(bundle, into)
     manifest = _verified(folder)
+    streams = folder / STREAMS
+    if streams.is_file():  # mistakes in it are told before minutes of compiling; it may name a runtime and a device
+        settings = read_settings(streams)
+        runtime, device = runtime or settings.runtime, device or settings.device
     choice = _choose(manifest, runtime)
     path = folder / choice.model
     if choice.runtime == "tensorrt":
         notify("STATUS=compiling the engine")
         path = _engine(path, manifest, cache or folder / "cache")
     notify("STATUS=checking the answers")
-    figures = _self_check(folder, manifest, choice, path, device)
+    figures = _self_check(folder, manifest, choice, path, device or "auto")
     if json and check:
         console.print_json({"bundle": folder, "runtime": choice.runtime, "model": path, "self_check": figures})
-    streams = folder / "streams.toml"
     if check:
         return
     if not streams.is_file():
-        console.say(f"the bundle has no streams.toml; watch something with: edgedet stream SOURCE --model {path}")
+        console.say(f"the bundle has no {STREAMS}; watch something with: edgedet stream SOURCE --model {path}")
         return
     _watch(streams, path, choice.runtime, device, serve, host, token, json=json)
 
@@ -98,7 +103,7 @@ def _choose(manifest: Manifest, runtime: str | None) -> Choice:
     order = [choice for choice in manifest.order if runtime in (None, choice.runtime)]
     if not order:
         there = ", ".join(choice.runtime for choice in manifest.order)
-        raise UsageError(f"--runtime {runtime!r} is not in the bundle's order; it has {there}")
+        raise UsageError(f"runtime {runtime!r} is not in the bundle's order, in which are {there}; name one of these, or none")
     problems = []
     for choice in order:
         module: Any = plugins.find(PACKAGE, choice.runtime, prefix=PREFIX, kind="runtime")
@@ -210,7 +215,7 @@ def _watch(
     streams: Path,
     model: Path,
     runtime: str,
-    device: str,
+    device: str | None,
     serve: int | None,
     host: str | None,
     token: str | None,

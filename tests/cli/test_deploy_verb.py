@@ -207,6 +207,21 @@ def test_what_cannot_be_deployed_is_said_in_one_line_and_leaves_nothing(
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_what_jetpack_will_refuse_is_said(models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    model, spec = onnx_file.read(models["fp32"])
+    deploy._warn("jetson", {"a": Given(models["fp32"], spec)}, [bundle.Choice("tensorrt", "a")])
+    assert capsys.readouterr().err == ""
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([3841], np.int64), "many"))
+    model.graph.node.append(onnx.helper.make_node("TopK", ["scores", "many"], ["best", "rows"], "most"))
+    onnx.save(model, tmp_path / "street.onnx")
+    deploy._warn("jetson", {"a": Given(tmp_path / "street.onnx", spec)}, [bundle.Choice("tensorrt", "a")])
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(" (TopK): ")[0] for line in said] == [
+        "warning: jetpack6 will refuse street.onnx: most",
+        "warning: jetpack7 will refuse street.onnx: most",
+    ]
+
+
 def test_a_place_that_is_taken_is_refused_before_any_work(edgedet_cli, models: dict[str, Path], tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("years of work")
     ended = edgedet_cli("deploy", models["fp32"], "--target", "x86", "--out", tmp_path)

@@ -22,6 +22,7 @@ from edgedet import artifact, engine  # noqa: E402
 from edgedet.cli import up  # noqa: E402
 from edgedet.cli.main import app  # noqa: E402
 from edgedet.export import bundle, onnx_file  # noqa: E402
+from edgedet.runtimes import run_openvino, run_tensorrt  # noqa: E402
 
 MODEL = "models/street-416-fp32.onnx"
 
@@ -79,8 +80,6 @@ def test_a_sound_bundle_passes_its_check_in_every_runtime(edgedet_cli, box: Path
 
 
 def test_it_says_why_each_runtime_before_the_chosen_one_is_passed_over(edgedet_cli, box: Path, monkeypatch):
-    from edgedet.runtimes import run_openvino, run_tensorrt
-
     monkeypatch.setattr(run_tensorrt, "available", lambda: "CUDA finds no GPU")
     monkeypatch.setattr(run_openvino, "available", lambda: "openvino is not installed")
     ended = edgedet_cli("up", box, "--check")
@@ -91,7 +90,7 @@ def test_it_says_why_each_runtime_before_the_chosen_one_is_passed_over(edgedet_c
 
 
 def test_where_no_runtime_is_there_all_reasons_are_told(edgedet_cli, box: Path, monkeypatch):
-    from edgedet.runtimes import run_onnxruntime, run_openvino, run_tensorrt
+    from edgedet.runtimes import run_onnxruntime
 
     for module in (run_tensorrt, run_openvino, run_onnxruntime):
         monkeypatch.setattr(module, "available", lambda: "it is not here")
@@ -121,6 +120,13 @@ def test_settings_that_were_edited_are_told_and_used(edgedet_cli, box: Path):
     ended = edgedet_cli("up", box, "--check", "--runtime", "onnxruntime")
     assert ended.code == 0, ended.err
     assert "streams.toml was edited (has " in ended.err
+
+
+def test_settings_may_name_the_runtime_and_the_command_line_another(edgedet_cli, box: Path):
+    (box / "streams.toml").write_text('runtime = "onnxruntime"\n' + (box / "streams.toml").read_text())
+    assert "runtime: onnxruntime " in edgedet_cli("up", box, "--check").err
+    if run_openvino.available() is None:
+        assert "runtime: openvino " in edgedet_cli("up", box, "--check", "--runtime", "openvino").err
 
 
 def test_a_mistake_in_edited_settings_is_told_with_its_line(edgedet_cli, box: Path):
@@ -175,7 +181,7 @@ def test_an_archive_is_unpacked_beside_it_and_run(edgedet_cli, made: Path, tmp_p
         (["{box}", "--into", "there"], "--into there is for archives"),
         (
             ["{box}", "--runtime", "torch"],
-            "'torch' is not in the bundle's order; it has tensorrt, openvino, onnxruntime",
+            "'torch' is not in the bundle's order, in which are tensorrt, openvino, onnxruntime",
         ),
     ],
 )
@@ -187,7 +193,6 @@ def test_what_cannot_be_run_is_said_in_one_line(edgedet_cli, box: Path, argument
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stands in for the compiler and the GPU: what was compiled, a line each; the plan holds the number of the turn."""
     from edgedet.export import to_tensorrt
-    from edgedet.runtimes import run_tensorrt
 
     turns: list[str] = []
 
@@ -227,8 +232,6 @@ def test_an_engine_is_compiled_once_and_kept(box: Path, tmp_path: Path, compiled
 def test_an_engine_of_another_tensorrt_is_compiled_again_and_the_difference_told(
     box: Path, tmp_path: Path, compiled: list[str], capsys, monkeypatch
 ):
-    from edgedet.runtimes import run_tensorrt
-
     manifest = bundle.read(box)
     up._engine(box / MODEL, manifest, tmp_path)
     monkeypatch.setattr(run_tensorrt, "differences", lambda facts: [f"compiled by TensorRT {facts.version}, this is 10.16"])
@@ -262,6 +265,26 @@ def test_an_engine_of_another_model_is_compiled_again(box: Path, tmp_path: Path,
     assert "it was compiled from a model of sha256 " in capsys.readouterr().err
 
 
+def test_an_interrupted_build_leaves_nothing_half_made_and_the_next_one_builds(
+    box: Path, tmp_path: Path, compiled: list[str], monkeypatch
+):
+    from edgedet.export import to_tensorrt
+
+    whole = to_tensorrt.to_tensorrt
+
+    def interrupted(source: Path, target: Path, options: Any, *, progress: Any) -> None:
+        with artifact.writing(target, engine.sidecar(target)) as (temporary, _):
+            temporary.write_text("half a pl")
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(to_tensorrt, "to_tensorrt", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        up._engine(box / MODEL, bundle.read(box), tmp_path / "cache")
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["street-416-fp32.lock"]
+    monkeypatch.setattr(to_tensorrt, "to_tensorrt", whole)
+    assert up._engine(box / MODEL, bundle.read(box), tmp_path / "cache").exists()
+
+
 def test_two_processes_do_not_compile_the_same(tmp_path: Path, capsys):
     order: list[str] = []
 
@@ -281,8 +304,6 @@ def test_two_processes_do_not_compile_the_same(tmp_path: Path, capsys):
 
 def test_a_real_plan_is_compiled_from_the_bundle(street_onnx: Path, box: Path, tmp_path: Path, monkeypatch):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX, which compiles without a GPU, is not installed")
-    from edgedet.runtimes import run_tensorrt
-
     model, spec = onnx_file.read(street_onnx)
     if spec.suppression.mode == "onnx":  # which RTX cannot build: the candidates alone
         from edgedet.spec import CANDIDATES
