@@ -94,6 +94,8 @@ def requirements(target: str) -> list[str]:
         extra = re.search(r"""(?:and\s+)?extra\s*==\s*['"]([\w-]+)['"]""", marker)
         rest = marker.replace(extra[0], "").strip() if extra else marker
         name = re.split(r"[^\w.-]", package)[0]
+        if name == "opencv-python":  # no windows, so no libGL, which a box seldom has
+            package = package.replace(name, f"{name}-headless")
         if name != "edgedet" and (extra[1] if extra else None) in wanted:
             found[name] = f"{package}; {rest}" if rest else package
     if target == "jetson":

@@ -27,10 +27,9 @@ while [ $# -gt 0 ]; do
   shift 2
 done
 case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
-case $here$venv in *[[:space:]%\"\'\\]*) fail "the path of the bundle or of --venv has a space or a special character: $here $venv" ;; esac
-
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "$python is older than 3.10; name another: PYTHON=python3.12 $0"
 "$python" -c 'import ensurepip, venv' 2>/dev/null || fail "$python has no venv; apt-get install python3-venv"
+case $here$venv in *[[:space:]%\"\'\\]*) fail "the path of the bundle or of --venv has a space or a special character: $here $venv" ;; esac
 
 # What the system brings of this list stays what is used: where it lies, and its version, before and after.
 brought() { "$1" -c '
@@ -62,11 +61,6 @@ if [ "$target" = jetson ]; then
 else
   "$python" -m venv "$venv"
   get -r "$here/requirements.txt"
-  # A machine without libGL has no windows to open: OpenCV without them serves it.
-  "$venv/bin/python" -c 'import cv2' 2>/dev/null || {
-    pip uninstall --quiet --yes opencv-python
-    get opencv-python-headless
-  }
 fi
 pip install --quiet --no-deps --force-reinstall "$here"/wheels/edgedet-*.whl
 if [ "$target" = jetson ]; then

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import importlib.metadata
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -134,14 +135,31 @@ def test_systemd_finds_nothing_wrong_with_the_unit(made: Path, tmp_path: Path):
 def test_a_jetson_is_asked_to_install_nothing_that_jetpack_brings(made: Path):
     followed = (made / "requirements.txt").read_text()
     names = {line.split(">")[0].split("<")[0].split(";")[0].strip() for line in followed.splitlines()}
-    assert not names & {"numpy", "opencv-python", "onnxruntime", "onnx", "torch", "openvino"}
+    assert not names & {"numpy", "opencv-python", "opencv-python-headless", "onnxruntime", "onnx", "torch", "openvino"}
     assert {"typer", "rich", "scipy", "cuda-bindings", "protobuf"} <= names
     assert (made / "requirements-no-deps.txt").read_text().split() == ["onnxruntime", "onnx", "ml_dtypes"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "python", "words"),
+    [
+        (["--bogus"], sys.executable, "unknown argument --bogus"),
+        (["--venv"], sys.executable, "--venv needs a value"),
+        ([], "/bin/false", "/bin/false is older than 3.10; name another: PYTHON=python3.12"),
+        ([], sys.executable, "the path of the bundle or of --venv has a space or a special character"),
+    ],
+)
+def test_install_sh_says_in_one_line_what_it_cannot_do(made: Path, arguments: list[str], python: str, words: str):
+    environment = {**os.environ, "PYTHON": python}
+    done = subprocess.run([made / "install.sh", *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert words in done.stderr.splitlines()[-1]
+    assert not (made / "venv").exists()
+
+
 def test_requirements_follow_the_package_s_own_metadata():
     wanted = list(packing.requirements("x86"))
-    assert "numpy>=1.26" in wanted
+    assert {"numpy>=1.26", "opencv-python-headless>=4.10"} <= set(wanted)
     assert "openvino>=2025.0" in wanted
     assert 'tomli>=2; python_version < "3.11"' in wanted
     assert not any("torch" in line or "extra" in line for line in wanted)

@@ -106,6 +106,17 @@ def test_a_tampered_model_is_refused_and_under_a_new_hash_fails_the_self_check(b
     assert "differs from the reference: its disagreement is" in ended.stderr
 
 
+def test_it_installs_without_an_index_from_wheels_that_were_brought(box: Box, tmp_path: Path):
+    bundle = Path(shutil.copytree(box.bundle, tmp_path / "street"))
+    constraints = {"PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
+    run(
+        sys.executable, "-m", "pip", "download", "-q", "-r", bundle / "requirements.txt", "-d", bundle / "wheels", **constraints
+    )
+    said = run(bundle / "install.sh", PYTHON=sys.executable, PIP_NO_INDEX="1")
+    assert "within the gates" in said
+    assert (bundle / "venv" / "bin" / "edgedet").exists()
+
+
 def test_systemd_finds_nothing_wrong_with_the_unit(box: Box):
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is absent: apt-get install systemd")
