@@ -80,7 +80,7 @@ def record(detector: LoadedDetector, frames: Sequence[np.ndarray]) -> Reference:
     """What a detector finds in the frames, letterboxed; UsageError where that is next to nothing.
 
     They are letterboxed here, once: on another processor OpenCV's resizing rounds otherwise (aarch64: one pixel in twelve, by
-    one), which moves faint detections further than any runtime does (disagreement .025 of YOLOX-nano; the runtimes themselves: 1e-5).
+    one), which moves faint detections further than any runtime does (disagreement .025 of YOLOX-nano; the runtimes 1e-5).
     """
     frames = [detector.letterbox([frame])[0][0] for frame in frames]
     found = tuple(detector.detect_batch(frames))
