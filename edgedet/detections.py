@@ -34,8 +34,8 @@ class Detections:
         count = len(self.boxes)
         if self.boxes.shape != (count, 4):
             raise ValueError(f"boxes must be (N, 4), got {self.boxes.shape}")
-        for name in ("scores", "labels", "track_ids", "masks"):
-            value = getattr(self, name)
+        arrays = ("scores", self.scores), ("labels", self.labels), ("track_ids", self.track_ids), ("masks", self.masks)
+        for name, value in arrays:
             if value is not None and len(value) != count:
                 raise ValueError(f"{count} boxes but {len(value)} {name}")
 

@@ -56,7 +56,7 @@ def pair(rows: np.ndarray, columns: np.ndarray, worth: np.ndarray) -> np.ndarray
 
 def contested(rows: np.ndarray, columns: np.ndarray) -> bool:
     """Whether any track or detection stands in more than one of these P pairs, so that there is something to choose."""
-    return _most(rows) > 1 or _most(columns) > 1
+    return len(rows) > 1 and (_most(rows) > 1 or _most(columns) > 1)
 
 
 def _most(numbers: np.ndarray) -> int:

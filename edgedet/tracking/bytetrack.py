@@ -106,6 +106,8 @@ class ByteTrack:
         for candidates, wanted, worth, min_worth in stages:
             possible = candidates[rows] & wanted[columns] & allowed & (worth >= min_worth)
             possible = (possible & free[rows] & (owners[columns] < 0)).nonzero()[0]
+            if not len(possible):
+                continue
             chosen = possible[pair(rows[possible], columns[possible], worth[possible])]
             owners[columns[chosen]] = rows[chosen]
             free[rows[chosen]] = False

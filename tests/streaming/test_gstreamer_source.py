@@ -46,7 +46,7 @@ def test_a_pipeline_reads_a_camera_that_is_killed_and_hangs(camera, tmp_path):
             camera.kill()
             killed_s = time.monotonic()
             _, offline_s, _ = _next(process, "offline")
-            assert offline_s - killed_s < 0.5
+            assert offline_s - killed_s < 2.0 + 0.5  # mostly at once; by the limit where rtspsrc tells nothing
             back_s = camera.restart()
             _, frame_s, _ = _next(process, "frame")
             assert frame_s - back_s < 1.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -97,10 +97,20 @@ def open_source(address: str | Path | int, timeouts: Timeouts | None = None) -> 
     return kind_of(str(address)).open(str(address), timeouts or Timeouts())
 
 
-def open_capture(address: str | int) -> cv2.VideoCapture:
-    """OpenCV's capture, open or not, without the warnings it prints by itself: the caller raises the one error."""
+def open_capture(
+    address: str | int, *, backend: int = cv2.CAP_ANY, options: Mapping[int, int] | None = None
+) -> cv2.VideoCapture:
+    """OpenCV's capture, open or not, without the warnings it prints by itself: the caller raises the one error.
+
+    options: what to open it with, by cv2's CAP_PROP numbers.
+    """
     with quiet_opencv():
-        return cv2.VideoCapture(address)
+        return cv2.VideoCapture(address, backend, [number for option in (options or {}).items() for number in option])
+
+
+def one_thread() -> dict[int, int]:
+    """The option that one thread decodes; Debian's OpenCV 4.6 has it not."""
+    return {cv2.CAP_PROP_N_THREADS: 1} if hasattr(cv2, "CAP_PROP_N_THREADS") else {}
 
 
 class Capture(Source):

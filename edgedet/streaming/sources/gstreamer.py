@@ -12,8 +12,7 @@ import re
 import cv2
 
 from edgedet.errors import SourceError
-from edgedet.streaming.quiet import quiet_opencv
-from edgedet.streaming.sources.base import Camera, Timeouts, public_name
+from edgedet.streaming.sources.base import Camera, Timeouts, open_capture, public_name
 
 LIVE = True
 _TO_BGR = "nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR"
@@ -39,8 +38,7 @@ def accepts(address: str) -> bool:
 def open(address: str, timeouts: Timeouts) -> Camera:
     """The pipeline, running, its first frame taken."""
     name, pipeline = public_name(address), pipeline_of(address)
-    with quiet_opencv():
-        capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
+    capture = open_capture(pipeline, backend=cv2.CAP_GSTREAMER)
     return Camera(name, capture, no_frame=f"the pipeline gives no frame; try it with: gst-launch-1.0 {public_name(pipeline)}")
 
 

@@ -10,9 +10,8 @@ from urllib.parse import SplitResult, urlsplit
 import cv2
 
 from edgedet.errors import SourceError
-from edgedet.streaming.quiet import quiet_opencv
 from edgedet.streaming.refusal import why_refused
-from edgedet.streaming.sources.base import Camera, Clip, Timeouts, public_name
+from edgedet.streaming.sources.base import Camera, Clip, Timeouts, one_thread, open_capture, public_name
 
 LIVE = True
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "http": 80, "https": 443}
@@ -74,12 +73,10 @@ def _open(address: str, timeouts: Timeouts) -> cv2.VideoCapture:
     # Longer than ours: after its own time-out OpenCV gives the same picture twice more as if it were new.
     read_ms = int(timeouts.read_s * 1000) + 1000
     options = {cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: int(timeouts.open_s * 1000), cv2.CAP_PROP_READ_TIMEOUT_MSEC: read_ms}
-    if hasattr(cv2, "CAP_PROP_N_THREADS"):  # Debian's OpenCV 4.6 has it not
-        # FFmpeg's threads each hold a frame back: at 10 frames a second eight of them give every picture .7 s late.
-        options[cv2.CAP_PROP_N_THREADS] = 1
+    # FFmpeg's threads each hold a frame back: at 10 frames a second eight of them give every picture .7 s late.
+    options |= one_thread()
     os.environ.setdefault(_OPTIONS, _QUICK_OVER_TCP)
-    with quiet_opencv():
-        return cv2.VideoCapture(address, cv2.CAP_FFMPEG, [value for pair in options.items() for value in pair])
+    return open_capture(address, backend=cv2.CAP_FFMPEG, options=options)
 
 
 def _require_reachable(parts: SplitResult, name: str, timeout_s: float) -> None:
