@@ -95,8 +95,11 @@ def _survives(candidates: Candidates, keep: Tensor, suppression: Suppression, *,
     """
     boxes, _, labels = candidates
     if suppression.mode == "matrix":
-        kept = torch.ones_like(candidates.scores)
         blocks = _blocks(boxes, labels, suppression.iou_threshold)
+        if torch.compiler.is_exporting():
+            # TensorRT-RTX has no float32 product for Turing. 0, 1 and sums to 2048 are exact in float16; greater ones stay so.
+            blocks = blocks.half()
+        kept = torch.ones_like(blocks[:, 0])
         for _ in range(MATRIX_ROUNDS):
             kept = _round(kept, blocks)
         return kept > 0.5
@@ -120,8 +123,8 @@ def _blocks(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
 
 
 def _round(kept: Tensor, blocks: Tensor) -> Tensor:
-    """(B, N) float: 1 for whom none of the `kept` blocks."""
-    return (torch.matmul(kept.unsqueeze(1), blocks).squeeze(1) < 0.5).float()
+    """(B, N): 1 for whom none of the `kept` blocks, in the blocks' type."""
+    return (torch.matmul(kept.unsqueeze(1), blocks).squeeze(1) < 0.5).to(blocks.dtype)
 
 
 def _kept_by_plugin(boxes: Tensor, ranks: Tensor, labels: Tensor, iou_threshold: float, num_classes: int, limit: int) -> Tensor:

@@ -113,8 +113,8 @@ def test_other_runtimes_refuse_the_file_in_one_sentence(small, write, runtime, n
     assert "--nms onnx or matrix" in message
 
 
-def build(model: onnx.ModelProto, profiles: dict[str, tuple[tuple[int, ...], ...]]) -> tuple[bool, str]:
-    """Whether TensorRT-RTX parses the model, and the builder's error, empty where it builds a plan for SM86."""
+def build(model: onnx.ModelProto, profiles: dict[str, tuple[tuple[int, ...], ...]], target: str = "SM86") -> tuple[bool, str]:
+    """Whether TensorRT-RTX parses the model, and the builder's error, empty where it builds a plan for the target."""
     trt = pytest.importorskip("tensorrt_rtx")
 
     class Log(trt.ILogger):
@@ -134,7 +134,7 @@ def build(model: onnx.ModelProto, profiles: dict[str, tuple[tuple[int, ...], ...
         return False, parser.get_error(0).desc()
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+    config.set_compute_capability(getattr(trt.ComputeCapability, target), 0)
     profile = builder.create_optimization_profile()
     for name, sizes in profiles.items():
         profile.set_shape(name, *sizes)
@@ -161,6 +161,13 @@ def test_tensorrt_rtx_compiles_everything_about_the_plugin(small, write):
     parsed, reason = build(whole, images)
     assert not parsed
     assert "Plugin not found" in reason
+
+
+@pytest.mark.parametrize("target", ["SM75", "SM80", "SM89", "SM120"])
+def test_the_matrix_mode_compiles_for_every_generation_of_gpus(small, write, target: str):
+    """For Turing, SM75, TensorRT-RTX has no float32 matrix product."""
+    images = {"images": ((1, 64, 96, 3), (2, 64, 96, 3), (4, 64, 96, 3))}
+    assert build(onnx.load(write(small, "matrix")), images, target) == (True, "")
 
 
 def test_tensorrt_rtx_compiles_everything_about_non_max_suppression(small, write):
