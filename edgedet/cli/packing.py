@@ -19,9 +19,9 @@ from edgedet.errors import ExportError
 
 EXTRAS = {"jetson": ("tensorrt", "tracking", "web", "mqtt"), "x86": ("openvino", "tracking", "web", "mqtt")}
 """What of edgedet's optional parts a device gets."""
-NO_DEPS = ("onnxruntime", "onnx", "ml_dtypes")
+NO_DEPS = ("onnxruntime", "onnx")
 """They name a newer NumPy than JetPack 6 has, but run with it, so pip must not follow them there."""
-THEIR_DEPS = ("flatbuffers", "packaging", "protobuf", "typing_extensions")
+THEIR_DEPS = ("flatbuffers", "ml_dtypes", "packaging", "protobuf", "typing_extensions")
 BROUGHT = ("numpy", "opencv-python")
 """JetPack's own."""
 TEMPLATES = {
