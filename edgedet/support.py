@@ -20,6 +20,8 @@ COLUMNS = (
     ("openvino", "bf16"),
     ("onnxruntime", "int8"),
     ("openvino", "int8"),
+    ("onnxruntime", "fp32 aarch64"),
+    ("openvino", "fp32 aarch64"),
     ("tensorrt-rtx", "fp32"),
     ("tensorrt-rtx", "fp16"),
     ("tensorrt-rtx", "int8"),
