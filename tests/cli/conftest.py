@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(scope="session")
-def street_photos(coco_val: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The five photos with the most persons, bicycles, cars and motorcycles, in a folder."""
-    folder, truth = tmp_path_factory.mktemp("photos"), json.loads(coco_val.read_text())
-    counts = {image["file_name"]: 0 for image in truth["images"]}
-    names = {image["id"]: image["file_name"] for image in truth["images"]}
-    for annotation in truth["annotations"]:
-        counts[names[annotation["image_id"]]] += annotation["category_id"] in (1, 2, 3, 4)
-    for name in sorted(counts, key=lambda name: -counts[name])[:5]:
-        shutil.copy(coco_val.parent / "images" / name, folder)
+def street_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five frames of the demo's clip, in which people ride bicycles, in a folder."""
+    from edgedet.cli import demo
+    from edgedet.errors import SourceError
+
+    try:
+        clip = demo.find_clip()
+    except SourceError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("photos")
+    demo.sample_frames(clip, folder, 5)
     return folder
