@@ -83,6 +83,11 @@ _MEANINGS: tuple[tuple[str, str, str], ...] = (
         "export with --nms matrix where it is suppression; otherwise replace the operator",
     ),
     (
+        "[Ww]orkspace (size|limit|memory)|insufficient workspace",
+        "the workspace is too small for a layer",
+        "raise --workspace, or leave it out",
+    ),
+    (
         "[Oo]ut of memory|out of device memory|Cuda Runtime \\(out of memory\\)",
         "the device has not enough memory left to compile it",
         "stop other programs, lower --workspace, or add swap",

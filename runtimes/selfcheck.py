@@ -134,10 +134,11 @@ def check(reference: Session, path: Path, *, runtime: str) -> Agreement:
     return replace(agreement, crowd_detections=crowds.check(path, spec) if path.suffix == ".onnx" else 0)
 
 
-def compare(reference: Session, other: Session, *, name: str) -> None:
-    """Hold a file, as it runs, against what it was compiled from; GateFailed where it differs by more than its precision may.
+def compare(reference: Session, other: Session, *, name: str) -> int:
+    """How many boxes of a file, as it runs, were held against those of what it was compiled from: none proves nothing.
 
-    Both give their final output; of candidates the best are compared.
+    Both give their final output; of candidates the best are compared. GateFailed where they differ by more than the
+    precision may.
     """
     truth, found = _run(reference), _run(other)
     spec, limits = other.spec, LIMITS[other.spec.precision]
@@ -146,12 +147,14 @@ def compare(reference: Session, other: Session, *, name: str) -> None:
     if spec.suppression.mode == "none":
         parts = [_compare_best(ours, theirs) for ours, theirs in zip(truth, found, strict=True)]
         box, score = (float(np.percentile(np.concatenate([np.abs(p[i]) for p in parts]), limits.percentile)) for i in (0, 1))
+        pairs = sum(len(part[0]) for part in parts)
     else:
         pairs, box, score = _compare_finals(truth, found, spec)
         _require_pairs(pairs, truth, found, spec, name=name)
     for key, figure, limit in (("box error", box, limits.box_error_px), ("score error", score, limits.score_error)):
         if not figure <= limit:
             raise GateFailed(f"{name} is not written: its {key} against its ONNX file is {figure:.4g}, limit {limit:g}")
+    return pairs
 
 
 def _require_pairs(pairs: int, truth: list[Outputs], found: list[Outputs], spec: ModelSpec, *, name: str) -> None:

@@ -86,7 +86,9 @@ def parse_wish(
         return None
     if gpus and platform not in (None, "rtx"):
         raise UsageError(f"--targets {gpus} --for {platform}: only TensorRT-RTX compiles for other GPUs; use --for rtx")
-    chosen = tuple(gpu.strip().upper() for gpu in gpus.split(",")) if gpus else ()
+    chosen = tuple(gpu.strip().upper() for gpu in gpus.split(",") if gpu.strip()) if gpus else ()
+    if gpus is not None and not chosen:
+        raise UsageError(f"--targets {gpus!r} names no GPU; give them as in --targets SM86,SM89")
     flavour = PLATFORMS[platform].flavour if platform else None
     wish = Wish(BuildOptions(workspace, timing_cache, dla, chosen, batch, flavour), platform, check)
     if not check:
@@ -146,7 +148,12 @@ def _run_here(plan: Path, source: Path, facts: EngineFacts) -> EngineFacts:
         return facts
     options = Options(device="cpu", plugins="evaluated")
     with closing(run_onnxruntime.open(source, options)) as reference, closing(run_tensorrt.open(plan, Options())) as session:
-        selfcheck.compare(reference, session, name=plan.name)
+        compared = selfcheck.compare(reference, session, name=plan.name)
+    if compared == 0:
+        console.say(
+            f"{plan.name}: runs here, but finds nothing in drawn pictures to compare; `edgedet validate` it on your images"
+        )
+        return facts
     facts = replace(facts, state=engine.VERIFIED)
     artifact.write_text(engine.sidecar(plan), facts.to_json())
     return facts

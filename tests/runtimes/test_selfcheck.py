@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from edgedet.export.graph import ExportGraph  # noqa: E402
 from edgedet.export.to_fp16 import to_fp16  # noqa: E402
 from edgedet.export.to_onnx import to_onnx  # noqa: E402
 from edgedet.models import checkpoint, yolox  # noqa: E402
-from edgedet.runtimes import selfcheck  # noqa: E402
+from edgedet.runtimes import run_onnxruntime, selfcheck  # noqa: E402
 from edgedet.runtimes.run_torch import TorchSession  # noqa: E402
+from edgedet.runtimes.session import Options  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +111,37 @@ def test_an_fp16_file_says_what_it_runs_in(exported: tuple[TorchSession, dict[st
     session = run_onnxruntime.open(path, Options(device="cpu"))
     assert (session.facts["precision"] == "f32") == (weights == {onnx.TensorProto.FLOAT})
     session.close()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_plan_is_held_to_the_file_it_was_compiled_from(exported, precision: str):
+    _, files = exported
+    with opened(files["fp32"]) as reference, opened(files[precision]) as other:
+        assert selfcheck.compare(reference, other, name="plan") > 20
+
+
+@pytest.mark.parametrize(
+    ("operator", "constants"),
+    [("Add", (2.0,)), ("Mul", (float("nan"),)), ("Mul", (0.0,))],
+    ids=["moved", "no numbers", "boxes of nothing"],
+)
+def test_a_plan_that_finds_something_else_is_refused(exported, operator: str, constants: tuple[float, ...]):
+    _, files = exported
+    broken = with_output(files["fp32"], "boxes", operator, *constants)
+    with opened(files["fp32"]) as reference, opened(broken) as other, pytest.raises(GateFailed, match="plan is not written"):
+        selfcheck.compare(reference, other, name="plan")
+
+
+def test_a_plan_that_finds_nothing_is_refused(exported):
+    _, files = exported
+    with opened(files["fp32"]) as reference, opened(files["fp32"]) as other:
+        found = other.infer
+        other.infer = lambda images: {
+            name: np.full_like(array, -1 if name == "labels" else 0) for name, array in found(images).items()
+        }
+        with pytest.raises(GateFailed, match=r"detections are its own or its ONNX file's alone, 0 are both's"):
+            selfcheck.compare(reference, other, name="plan")
+
+
+def opened(path: Path):
+    return closing(run_onnxruntime.open(path, Options(device="cpu")))
