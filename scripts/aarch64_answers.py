@@ -81,8 +81,8 @@ def _evidence(packages: dict[str, str]) -> str:
     return (
         "aarch64: street-nano, the embedded YOLOX-nano, in real aarch64 wheels under user-mode emulation of a Cortex-A76, no "
         f"board, `scripts/check-aarch64`; median box of the detections in {len(FRAMES)} frames against ONNX Runtime on x86-64, "
-        f"of the same letterboxed input; of {len(CLIP)} frames streamed with ByteTrack every object and id is the same, and boxes "
-        f"differ because OpenCV decodes and resizes to other roundings there; Python 3.11, {versions}; {date.today()}."
+        f"of the same letterboxed input; of {len(CLIP)} frames streamed with ByteTrack every object and id is the same, and "
+        f"boxes differ because OpenCV decodes and resizes to other roundings there; Python 3.11, {versions}; {date.today()}."
     )
 
 
