@@ -92,5 +92,5 @@ def _memory(jetson: Jetson) -> Part:
     state = f"{jetson.memory_mib / 1024:.1f} GiB, swap {f'{jetson.swap_mib / 1024:.1f} GiB' if jetson.swap_mib else 'none'}"
     if jetson.swap_mib or jetson.memory_mib >= LITTLE_MEMORY_MIB:
         return Part("memory", state)
-    advice = "an engine build may need it: sudo fallocate -l 8G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile"
+    advice = "a build may need some: sudo fallocate -l 8G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile"
     return Part("memory", state, f"{advice} && sudo swapon /swapfile")
