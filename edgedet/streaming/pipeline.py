@@ -34,7 +34,7 @@ from edgedet.tracking.base import Tracker
 
 MAX_WAIT_MS = 10.0
 _MOST_TOGETHER = 8  # frames in flight of a file of dynamic batch
-_BURST = 8  # frames of files that are finished together
+_BURST, _BURST_S = 8, 0.1  # frames of files that are finished together: as many as come in .1 s, eight at most
 _LEFT_BEHIND_S = 0.5  # how long the end waits for threads that hang in a dead camera's read
 
 Found = tuple[Frame, Detections]
@@ -172,13 +172,16 @@ def _run(
         outlets = _Outlets(lanes)
         stack.push(outlets.close)
         engine = stack.enter_context(_Engine(lanes, detector, max_wait_ms, on_event, stop))
-        while burst := engine.in_flight.take(engine.burst):
+        count, begun_s, together = 0, time.monotonic(), 1
+        while burst := engine.in_flight.take(together):
             burst[-1].future.exception()  # waits: with the latest nearly all are there
             detected_s = time.monotonic()
             for _ in filter(lambda waiting: waiting.last, burst):
                 engine.room.release()
             for name, frame, submitted_s, future, _ in burst:
                 yield frame, by_name[name].finish(frame, future.result(), submitted_s, detected_s)
+            count += len(burst)
+            together = min(max(int(_BURST_S * count / max(detected_s - begun_s, 1e-6)), 1), engine.burst)
         if errors := engine.ended_badly():
             outlets.close_all_but(errors)
             raise next(iter(errors.values()))
