@@ -166,7 +166,9 @@ class LoadedDetector:
             if names is CANDIDATES:
                 one = suppress_candidates(*one, self.spec.suppression)
             keep = (one[2] >= 0) & (one[1] >= self.min_score)
-            found.append(Detections(placement.boxes_to_frame(one[0][keep]), one[1][keep], one[2][keep].astype(np.int32)))
+            found.append(
+                Detections(placement.boxes_to_frame(one[0][keep]), one[1][keep], one[2][keep].astype(np.int32, copy=False))
+            )
         return found
 
     def close(self) -> None:

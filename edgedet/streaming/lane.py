@@ -117,8 +117,9 @@ class Lane:
         for outlet in self.outlets:
             outlet.put(frame, objects)
         if self.plan.zones is not None:
-            scaled = replace(objects, boxes=objects.boxes * self._scale(frame))
-            self._tell(self.plan.zones.update(scaled, frame.time_s), frame.time_s)
+            scale = self._scale(frame)
+            placed = objects if scale is None else replace(objects, boxes=objects.boxes * scale)
+            self._tell(self.plan.zones.update(placed, frame.time_s), frame.time_s)
         self._time_s = frame.time_s
         return objects
 
@@ -154,9 +155,10 @@ class Lane:
             height, width = self._size_hw or frame.image.shape[:2]
             same = frame.image.shape[:2] == (height, width)
             self._seeing.see(frame.image if same else cv2.resize(frame.image, (width, height)))
-        objects = self._levelled(replace(objects, boxes=objects.boxes * scale), -1)
-        tracked = self._levelled(self._tracker.update(objects, frame.time_s), 1)
-        return replace(tracked, boxes=tracked.boxes / scale)
+        if scale is not None:
+            objects = replace(objects, boxes=objects.boxes * scale)
+        tracked = self._levelled(self._tracker.update(self._levelled(objects, -1), frame.time_s), 1)
+        return tracked if scale is None else replace(tracked, boxes=tracked.boxes / scale)
 
     def _levelled(self, objects: Detections, way: int) -> Detections:
         """The objects with scores moved by class: down (-1), so that the least threshold serves all, or up (1) again."""
@@ -165,11 +167,13 @@ class Lane:
         above_least = self._min_scores - self._min_scores.min()
         return replace(objects, scores=objects.scores + way * above_least[objects.labels])
 
-    def _scale(self, frame: Frame) -> np.ndarray:
-        """(4,) float32 from this frame's pixels to the first one's, where tracks and zones live: a camera may change size."""
+    def _scale(self, frame: Frame) -> np.ndarray | None:
+        """(4,) float32 from this frame's pixels to the first one's, where tracks and zones live; None where equal."""
         height, width = frame.image.shape[:2]
         self.meet((height, width))
         first_height, first_width = self._size_hw or (height, width)
+        if (first_height, first_width) == (height, width):
+            return None
         across, down = first_width / width, first_height / height
         return np.array([across, down, across, down], np.float32)
 
