@@ -86,7 +86,7 @@ def parse_wish(
         return None
     if gpus and platform not in (None, "rtx"):
         raise UsageError(f"--targets {gpus} --for {platform}: only TensorRT-RTX compiles for other GPUs; use --for rtx")
-    chosen = tuple(gpu.strip().upper() for gpu in gpus.split(",") if gpu.strip()) if gpus else ()
+    chosen = tuple(dict.fromkeys(gpu.strip().upper() for gpu in gpus.split(",") if gpu.strip())) if gpus else ()
     if gpus is not None and not chosen:
         raise UsageError(f"--targets {gpus!r} names no GPU; give them as in --targets SM86,SM89")
     flavour = PLATFORMS[platform].flavour if platform else None
