@@ -1,4 +1,4 @@
-"""A tiny model with the whole output contract, made in milliseconds: it finds bright cells of a 4x4 grid."""
+"""A tiny model with the whole output contract, made in milliseconds: it finds bright cells of a 4x4 grid; and a fake GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_gpu import FakeCuda
 
+from edgedet.runtimes import cuda_memory
 from edgedet.spec import KEY, ModelSpec, Suppression
 
 CELL, GRID = 16, 4
@@ -191,3 +193,12 @@ def quantized_onnx(quantizable_onnx: Path) -> Callable[[str], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    """One GPU of SM86."""
+    pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
+    fake = FakeCuda()
+    monkeypatch.setattr(cuda_memory, "cudart", lambda: fake)
+    return fake
