@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import suppression_graph
 import torch
 
 from edgedet.boxes import iou_matrix, suppress
@@ -63,25 +64,7 @@ def test_two_hundred_crowds_are_suppressed_as_in_numpy(mode: str):
 @pytest.fixture(scope="module", params=["onnx", "matrix"])
 def exported(request: pytest.FixtureRequest) -> bytes:
     """The suppression alone as ONNX, any batch."""
-
-    class Graph(torch.nn.Module):
-        def forward(self, boxes, scores, labels):
-            rule = replace(RULE, mode=request.param)
-            return modes.suppress(Candidates(boxes, scores, labels), rule, num_classes=CLASSES)
-
-    free = {0: torch.export.Dim("batch")}
-    program = torch.onnx.export(
-        Graph().eval(),
-        tuple(batch(range(2))),
-        dynamo=True,
-        opset_version=19,
-        verbose=False,
-        input_names=["boxes", "scores", "labels"],
-        output_names=["b", "s", "l"],
-        dynamic_shapes=(free, free, free),
-        custom_translation_table=modes.translation_table(),
-    )
-    return program.model_proto.SerializeToString()
+    return suppression_graph.exported(replace(RULE, mode=request.param), batch(range(2)), classes=CLASSES).SerializeToString()
 
 
 @pytest.mark.parametrize("optimization", ["off", "default"])

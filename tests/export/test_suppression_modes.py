@@ -25,6 +25,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
+import suppression_graph  # noqa: E402
+
 from edgedet.export import suppression as modes  # noqa: E402
 from edgedet.models.base import Candidates  # noqa: E402
 from edgedet.runtimes import efficient_nms  # noqa: E402
@@ -169,25 +171,8 @@ def on_the_host(scenes: list[Scene]) -> list[np.ndarray]:
 @functools.cache
 def exported(mode: str):
     """The suppression alone as an ONNX model of any batch."""
-
-    class Graph(torch.nn.Module):
-        def forward(self, boxes, scores, labels):
-            return modes.suppress(Candidates(boxes, scores, labels), replace(RULE, mode=mode), num_classes=CLASSES)
-
-    example = [torch.from_numpy(np.stack(part)) for part in zip(crowd(0), crowd(1), strict=True)]
-    free = {0: torch.export.Dim("batch")}
-    program = torch.onnx.export(
-        Graph().eval(),
-        tuple(example),
-        dynamo=True,
-        opset_version=19,
-        verbose=False,
-        input_names=["boxes", "scores", "labels"],
-        output_names=["b", "s", "l"],
-        dynamic_shapes=(free, free, free),
-        custom_translation_table=modes.translation_table(),
-    )
-    return program.model_proto
+    example = Candidates(*(torch.from_numpy(np.stack(part)) for part in zip(crowd(0), crowd(1), strict=True)))
+    return suppression_graph.exported(replace(RULE, mode=mode), example, classes=CLASSES)
 
 
 def named(scenes: list[Scene]) -> dict[str, np.ndarray]:
