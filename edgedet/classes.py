@@ -1,5 +1,9 @@
 """Class names that checkpoints rely on without naming them."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 _COCO = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
 parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
@@ -11,8 +15,19 @@ scissors, teddy bear, hair drier, toothbrush
 """
 COCO = tuple(name.strip() for name in _COCO.replace("\n", " ").split(","))
 """COCO's 80 classes in the order of their ids, without the holes."""
+_HOLES = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+_ids = [i for i in range(1, 91) if i not in _HOLES]
+COCO_90 = tuple(dict(zip(_ids, COCO)).get(i, f"unused {i}") for i in range(1, 91))
+"""COCO's ids 1 to 90 as labels 0 to 89; ten of them name nothing. Torchvision's and EfficientDet's checkpoints have these."""
+_VOC = """
+aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep sofa train
+tvmonitor
+"""
+VOC = tuple(_VOC.split())
+"""PASCAL VOC's 20 classes in alphabetical order."""
 
 
-def default_names(count: int) -> tuple[str, ...]:
-    """Names for a checkpoint that carries none: COCO's where the count is COCO's, else class_0, class_1, …"""
-    return COCO if count == len(COCO) else tuple(f"class_{i}" for i in range(count))
+def default_names(count: int, known: Sequence[tuple[str, ...]] = (COCO,)) -> tuple[str, ...]:
+    """Names for a checkpoint that carries none: the known ones of that count, else class_0, class_1, …"""
+    numbered = tuple(f"class_{i}" for i in range(count))
+    return next((names for names in known if len(names) == count), numbered)

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgedet.errors import ImageError
 
-Anchor = Literal["top-left", "center"]
+Anchor = Literal["top-left", "center", "stretch"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Placement:
 def _place(size_hw: tuple[int, int], anchor: Anchor, frame_hw: tuple[int, int]) -> Placement:
     """Where a frame lies: the same for every frame of a stream."""
     (height, width), (frame_h, frame_w) = size_hw, frame_hw
+    if anchor == "stretch":
+        return Placement(size_hw, (0, 0), frame_hw)
     scale = min(height / frame_h, width / frame_w)
     inner_h, inner_w = max(round(frame_h * scale), 1), max(round(frame_w * scale), 1)
     offset = (0, 0) if anchor == "top-left" else ((width - inner_w) // 2, (height - inner_h) // 2)
@@ -63,10 +65,10 @@ def _place(size_hw: tuple[int, int], anchor: Anchor, frame_hw: tuple[int, int]) 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Resize to fit, keep the aspect ratio, fill the rest.
+    """Resize to fit, keep the aspect ratio, fill the rest; or, as SSD and YOLOv1 want it, stretch over the whole input.
 
-    size_hw: the network's input. anchor: where the picture lies. fill: the
-    grey of the padding, 0–255.
+    size_hw: the network's input. anchor: where the picture lies, or `stretch`.
+    fill: the grey of the padding, 0–255.
     """
 
     size_hw: tuple[int, int]

@@ -24,6 +24,8 @@ InputLayout = Literal["uint8-nhwc", "float32-nchw"]
 NmsMode = Literal["onnx", "matrix", "efficientnms", "none"]
 Task = Literal["detect"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8+fp16"]
+CandidateOrder = Literal["anchors", "scores"]
+"""Whether candidate i of one runtime is candidate i of every other, or candidates are a choice of the best, sorted."""
 Encoding = Literal["cpu", "cpu-asymmetric", "tensorrt"]
 """How Q/DQ is spelt: uint8 with zero-point 128, uint8 with any zero-point, int8 with zero-point 0."""
 
@@ -94,7 +96,7 @@ class ModelSpec:
 
     family, variant: `yolox`, `nano`. classes: names, in label order. size_hw:
     the input's height and width in pixels. batch: images at once, None for any
-    number. encoding: how the Q/DQ in the file is spelt, None where it holds
+    number. candidate_order: how `decode` leaves them. encoding: how the Q/DQ in the file is spelt, None where it holds
     none or of another's. weights_licence: an SPDX name. provenance: where the
     file came from (parent's sha256, versions, calibration fingerprint,
     verification figures).
@@ -109,6 +111,7 @@ class ModelSpec:
     task: Task = "detect"
     input_layout: InputLayout = "uint8-nhwc"
     batch: int | None = 1
+    candidate_order: CandidateOrder = "anchors"
     suppression: Suppression = field(default_factory=Suppression)
     precision: Precision = "fp32"
     encoding: Encoding | None = None
@@ -120,8 +123,8 @@ class ModelSpec:
 
     @property
     def name(self) -> str:
-        """Family and variant, as in `yolox-nano`."""
-        return f"{self.family}-{self.variant}"
+        """Family and variant, as in `yolox-nano`, or the family alone where the variant is empty, as in `yolov3`."""
+        return f"{self.family}-{self.variant}".removesuffix("-")
 
     @property
     def letterbox(self) -> Letterbox:
@@ -173,6 +176,7 @@ _RULES: dict[str, Rule] = {
     "task": _one_of(Task),
     "input_layout": _one_of(InputLayout),
     "batch": ("a positive whole number or None", lambda value: value is None or _is_whole(value)),
+    "candidate_order": _one_of(CandidateOrder),
     "suppression": ("a Suppression", lambda value: isinstance(value, Suppression)),
     "precision": _one_of(Precision),
     "encoding": (f"{_one_of(Encoding)[0]} or None", lambda value: value is None or value in get_args(Encoding)),

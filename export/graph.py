@@ -34,7 +34,7 @@ class ExportGraph(nn.Module):
         return self.finish(self.candidates(images))
 
     def candidates(self, images: Tensor) -> Candidates:
-        """Every candidate (B, K), in the order of the family's anchors."""
+        """Every candidate (B, K), in the order that the spec says."""
         return self.detector.decode(self.raw(images))
 
     def raw(self, images: Tensor) -> Any:

@@ -27,14 +27,15 @@ from torch import Tensor
 from edgedet.errors import ExportError
 from edgedet.export import onnx_file
 from edgedet.models.base import Candidates
+from edgedet.models.selection import MOST, rows, top
 from edgedet.spec import Suppression
 
 MATRIX_ROUNDS = 20
 """Rounds of the matrix mode. One round settles one more link of a chain in which each box suppresses the next;
 on photos 9 was the longest, whether of 512 or of 1000 candidates."""
 PLUGIN = f"{onnx_file.PLUGIN_DOMAIN}::EfficientNMS_TRT"
-MOST_INTO_PLUGIN = 3840
-"""TensorRT's TopK gives no more; the plugin would look at 4096."""
+MOST_INTO_PLUGIN = MOST
+"""The plugin would look at 4096."""
 
 
 def check_mode(suppression: Suppression) -> None:
@@ -61,17 +62,8 @@ def suppress(candidates: Candidates, suppression: Suppression, *, num_classes: i
 
 def cut(candidates: Candidates, count: int) -> Candidates:
     """The `count` candidates of highest score, descending: (B, min(K, count))."""
-    scores, order = _top(candidates.scores, min(count, candidates.scores.shape[1]))
-    return Candidates(_rows(candidates.boxes, order), scores, candidates.labels.gather(1, order))
-
-
-def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` highest of each row, descending, and where they stood; of equals the lower index first."""
-    if torch.compiler.is_exporting():
-        return scores.topk(count)
-    # torch's own topk leaves equals in any order; ONNX's TopK is defined as here.
-    ordered, order = scores.sort(dim=1, descending=True, stable=True)
-    return ordered[:, :count], order[:, :count]
+    scores, order = top(candidates.scores, min(count, candidates.scores.shape[1]))
+    return Candidates(rows(candidates.boxes, order), scores, candidates.labels.gather(1, order))
 
 
 def best(candidates: Candidates, keep: Tensor, count: int) -> Candidates:
@@ -81,11 +73,6 @@ def best(candidates: Candidates, keep: Tensor, count: int) -> Candidates:
     used = scores > 0
     # Runtimes order ties differently, so nothing of an unused row may show.
     return Candidates(torch.where(used.unsqueeze(-1), boxes, 0.0), scores.clamp(min=0.0), torch.where(used, labels, -1))
-
-
-def _rows(boxes: Tensor, order: Tensor) -> Tensor:
-    """Boxes (B, N, 4) of (B, K, 4) in the given order (B, N)."""
-    return boxes.gather(1, order.unsqueeze(-1).expand(-1, -1, 4))
 
 
 def _survives(candidates: Candidates, keep: Tensor, suppression: Suppression, *, num_classes: int, limit: int) -> Tensor:

@@ -200,7 +200,10 @@ def _compare_candidates(reference: Recording, other: Recording, min_score: float
     ours, theirs = (len(side[0]["candidate_scores"]) for side in (first, second))
     if ours != theirs or reference.spec.size_hw != other.spec.size_hw:
         return None, [f"candidates are not compared: {ours} on the reference, {theirs} here, so none has a partner"]
-    parts = [compare_candidates(a, b, min_score=min_score) for a, b in zip(first, second, strict=True)]
+    parts = [
+        compare_candidates(a, b, min_score=min_score, order=other.spec.candidate_order)
+        for a, b in zip(first, second, strict=True)
+    ]
     boxes, scores = Spread.of([part.boxes for part in parts]), Spread.of([part.scores for part in parts])
     return CandidateFigures(boxes, scores, sum(part.labels_changed for part in parts), len(parts)), []
 

@@ -109,7 +109,7 @@ def check(reference: Session, path: Path, *, runtime: str) -> Agreement:
     with closing(module.open(path, Options(device="cpu", outputs="candidates", plugins="evaluated"))) as session:
         inner = _run(session)
     truth = _run(reference)
-    parts = [_compare_best(ours, theirs) for ours, theirs in zip(truth, inner, strict=True)]
+    parts = [_compare_best(ours, theirs, spec) for ours, theirs in zip(truth, inner, strict=True)]
     boxes, scores = (np.concatenate([np.abs(part[i]) for part in parts]) for i in (0, 1))
     limits = LIMITS[spec.precision]
     pairs, final_box, final_score = _compare_finals(truth, finals, spec)
@@ -145,7 +145,7 @@ def compare(reference: Session, other: Session, *, name: str) -> int:
     if not all(np.isfinite(array).all() for outputs in found for array in outputs.values()):
         raise GateFailed(f"{name} is not written: it gives values that are no numbers, where its ONNX file gives detections")
     if spec.suppression.mode == "none":
-        parts = [_compare_best(ours, theirs) for ours, theirs in zip(truth, found, strict=True)]
+        parts = [_compare_best(ours, theirs, spec) for ours, theirs in zip(truth, found, strict=True)]
         box, score = (float(np.percentile(np.concatenate([np.abs(p[i]) for p in parts]), limits.percentile)) for i in (0, 1))
         pairs = sum(len(part[0]) for part in parts)
     else:
@@ -197,12 +197,12 @@ def _run(session: Session) -> list[Outputs]:
     return found[:PICTURES]
 
 
-def _compare_best(reference: Outputs, other: Outputs) -> tuple[np.ndarray, np.ndarray]:
+def _compare_best(reference: Outputs, other: Outputs, spec: ModelSpec) -> tuple[np.ndarray, np.ndarray]:
     """Box and score errors of the candidates that the reference scores highest; NaN where the other gives none."""
     least = np.sort(reference[CANDIDATES[1]])[-BEST:][0]
     if not all(np.isfinite(other[name]).all() for name in CANDIDATES):
         return np.full(1, np.nan), np.full(1, np.nan)
-    found = compare_candidates(reference, other, min_score=least)
+    found = compare_candidates(reference, other, min_score=least, order=spec.candidate_order)
     return found.boxes, found.scores
 
 

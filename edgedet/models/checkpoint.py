@@ -37,10 +37,15 @@ def families() -> list[str]:
 def build(name: str, num_classes: int) -> Detector:
     """A detector with random weights by its name, as in `yolox-nano`."""
     family, _, variant = name.partition("-")
-    known = [f"{f}-{v}" for f in families() for v in plugins.find(PACKAGE, f).VARIANTS]
+    known = [_name(f, v) for f in families() for v in plugins.find(PACKAGE, f).VARIANTS]
     if name not in known:
         raise UsageError(f"no model named {name!r}; there are: {', '.join(known)}")
     return plugins.find(PACKAGE, family).build(variant, num_classes)
+
+
+def _name(family: str, variant: str) -> str:
+    """As in `yolox-nano`; the family alone where it has an unnamed variant."""
+    return f"{family}-{variant}".removesuffix("-")
 
 
 def load(path: Path, *, classes: Sequence[str] | None = None) -> Checkpoint:
@@ -51,15 +56,15 @@ def load(path: Path, *, classes: Sequence[str] | None = None) -> Checkpoint:
     none; by default COCO's 80, else class_0, class_1, …
     """
     state, spec = read_state(path)
-    family, variant, count = _recognise(path, state)
+    family, variant, count, state = _recognise(path, state)
     detector = plugins.find(PACKAGE, family).build(variant, count)
     _load_strictly(path, detector, state)
     if spec and (spec.family, spec.variant, len(spec.classes)) != (family, variant, count):
         raise CheckpointError(
             f"{path}: its spec describes a {spec.name} of {len(spec.classes)} classes, but its tensors are of a "
-            f"{family}-{variant} of {count}; save it again from the detector it belongs to"
+            f"{_name(family, variant)} of {count}; save it again from the detector it belongs to"
         )
-    names = tuple(classes) if classes else spec.classes if spec else default_names(count)
+    names = tuple(classes) if classes else spec.classes if spec else default_names(count, detector.known_classes)
     if len(names) != count:
         raise CheckpointError(f"{path.name} has {count} classes but {len(names)} names were given: {', '.join(names)}")
     if spec is None:
@@ -76,6 +81,7 @@ def describe(detector: Detector, classes: Sequence[str], *, size_hw: tuple[int, 
         size_hw=size_hw or detector.default_size_hw,
         letterbox_anchor=detector.letterbox_anchor,
         letterbox_fill=detector.letterbox_fill,
+        candidate_order=detector.candidate_order,
         suppression=detector.suppression,
         batch=None,
     )
@@ -147,10 +153,13 @@ def _unwrap(path: Path, content: object) -> dict[str, Tensor]:
     return {str(k).removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
 
 
-def _recognise(path: Path, state: Mapping[str, Tensor]) -> tuple[str, str, int]:
+def _recognise(path: Path, state: dict[str, Tensor]) -> tuple[str, str, int, dict[str, Tensor]]:
+    """Family, variant, class count, and the tensors under the family's names."""
     for family in families():
-        if found := plugins.find(PACKAGE, family).recognise(state):
-            return family, *found
+        module = plugins.find(PACKAGE, family)
+        adapted = module.adapt(state) if hasattr(module, "adapt") else state
+        if found := module.recognise(adapted):
+            return family, *found, adapted
     name, share = _nearest(state)
     raise CheckpointError(
         f"{path}: its {len(state)} tensors (first: {next(iter(state))!r}) are of no family edgedet knows; "
@@ -167,7 +176,7 @@ def _nearest(state: Mapping[str, Tensor]) -> tuple[str, float]:
             with torch.device("meta"):
                 names = set(module.build(variant, 1).state_dict())
             share = len(names & set(state)) / len(names | set(state))
-            best = max(best, (f"{family}-{variant}", share), key=lambda item: item[1])
+            best = max(best, (_name(family, variant), share), key=lambda item: item[1])
     return best
 
 
@@ -189,7 +198,7 @@ def _load_strictly(path: Path, detector: Detector, state: Mapping[str, Tensor]) 
     }
     if any(kinds.values()):
         faults = "; ".join(f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds.items() if names)
-        name = f"{detector.family}-{detector.variant}"
+        name = _name(detector.family, detector.variant)
         raise CheckpointError(f"{path}: looks like {name} but its tensors do not fit: {faults}")
     detector.load_state_dict(state, strict=False)
 
@@ -197,19 +206,37 @@ def _load_strictly(path: Path, detector: Detector, state: Mapping[str, Tensor]) 
 def transfer(detector: Detector, state: Mapping[str, Tensor], *, old: Sequence[str], new: Sequence[str]) -> list[str]:
     """Load what fits into a detector of other classes; returns the names of tensors that kept random values.
 
-    A tensor whose first axis counts the classes takes the rows of classes that
-    both sides name, so that `person` stays `person`.
+    A tensor whose first axis counts the classes, once or for each anchor, takes
+    the rows of classes that both sides name, so that `person` stays `person`.
     """
     own = detector.state_dict()
     shared = [(new.index(name), old.index(name)) for name in new if name in old]
+    to, where = ([*range(detector.class_rows), *(detector.class_rows + pair[i] for pair in shared)] for i in (0, 1))
     kept = []
     for name, tensor in own.items():
         source = state.get(name)
+        anchors = tensor.shape[0] // (detector.class_rows + len(new)) if tensor.ndim else 0
+        grows = source is not None and anchors and tensor.shape[0] == anchors * (detector.class_rows + len(new))
         if source is not None and source.shape == tensor.shape:
             tensor.copy_(source)
-        elif source is not None and source.shape[1:] == tensor.shape[1:] and source.shape[0] == len(old) and shared:
-            to, where = zip(*shared, strict=True)
-            tensor[list(to)] = source[list(where)]
+        elif grows and source.shape == (anchors * (detector.class_rows + len(old)), *tensor.shape[1:]) and shared:
+            by_anchor = (tensor.unflatten(0, (anchors, -1)), source.unflatten(0, (anchors, -1)))
+            by_anchor[0][:, to] = by_anchor[1][:, where]
         elif not name.endswith("num_batches_tracked"):
             kept.append(name)
     return kept
+
+
+def load_backbone(detector: Detector, path: Path) -> int | None:
+    """Load a classification checkpoint of the ecosystem into the detector's backbone; None where it is of another network.
+
+    Returns how many tensors were loaded: all of the backbone's, while the
+    classifier at the file's end is left out.
+    """
+    state, _ = read_state(path)
+    own = detector.state_dict()
+    names = {name: other for name, other in detector.classification_names().items() if not name.endswith("num_batches_tracked")}
+    if not names or any(other not in state or state[other].shape != own[name].shape for name, other in names.items()):
+        return None
+    detector.load_state_dict({name: state[other] for name, other in names.items()}, strict=False)
+    return len(names)

@@ -72,8 +72,6 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
-        if self.size is not None and self.size % 32:
-            raise UsageError(f"--size is {self.size}; it must be a multiple of 32, such as {round(self.size / 32) * 32}")
         if self.norms not in ("batch", "frozen"):
             raise UsageError(f"--norms is {self.norms!r}; it must be batch or frozen")
         if self.norms == "frozen" and self.init is None:

@@ -33,7 +33,7 @@ from edgedet.training.evaluation import detect
 from edgedet.training.normalization import freeze_norms, unfold_norms
 from edgedet.training.schedule import AveragedWeights, Schedule, parameter_groups
 from edgedet.training.splits import open_splits
-from edgedet.training.start import initial_detector
+from edgedet.training.start import check_model, initial_detector
 
 EVALUATIONS = 20  # spread over the run
 WEIGHT_DECAY = 0.05
@@ -68,6 +68,7 @@ def resume(folder: Path) -> Result | None:
 def _run(config: TrainingConfig) -> Result | None:
     fabric = make_fabric(config)
     fabric.launch()
+    check_model(config)
     train_set, val_set = open_splits(config)
     config = replace(config, **config.plan(len(train_set))._asdict())
     state = run_folder.load_state(config.out)

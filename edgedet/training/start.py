@@ -9,10 +9,19 @@ import torch
 
 from edgedet import __version__
 from edgedet.console import say
-from edgedet.errors import CheckpointError
+from edgedet.errors import CheckpointError, UsageError
 from edgedet.models import checkpoint
 from edgedet.models.checkpoint import Checkpoint
 from edgedet.training.config import TrainingConfig
+
+
+def check_model(config: TrainingConfig) -> None:
+    """Raise UsageError where there is no such model or it cannot take the size: before the data is read."""
+    with torch.device("meta"):
+        multiple = checkpoint.build(config.model, 1).size_multiple
+    if config.size and config.size % multiple:
+        nearest = max(round(config.size / multiple), 1) * multiple
+        raise UsageError(f"--size is {config.size}; it must be a multiple of {multiple}, such as {nearest}")
 
 
 def initial_detector(config: TrainingConfig, classes: Sequence[str]) -> Checkpoint:
@@ -24,7 +33,13 @@ def initial_detector(config: TrainingConfig, classes: Sequence[str]) -> Checkpoi
     spec = spec.with_provenance(edgedet=__version__, torch=torch.__version__, data=config.data.name, seed=config.seed)
     if config.init is None:
         return Checkpoint(detector, spec)
-    parent = _parent(config.init, config.model)
+    try:
+        parent = _parent(config.init, config.model)
+    except CheckpointError:
+        if count := checkpoint.load_backbone(detector, config.init):
+            say(f"{count} tensors of the backbone from {config.init.name}; the rest starts at random")
+            return Checkpoint(detector, spec.with_provenance(backbone=config.init.name))
+        raise
     kept = checkpoint.transfer(detector, parent.detector.state_dict(), old=parent.spec.classes, new=classes)
     shared = [name for name in classes if name in parent.spec.classes]
     random = f"; {len(kept)} tensors start at random" if kept else ""

@@ -1,0 +1,58 @@
+"""The small variant of every family learns sixteen pictures by heart, through the public way to train."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from edgedet.training import loop
+from edgedet.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is enough for a family on two cores: side of the input in pixels, epochs, pictures a step, peak rate."""
+
+    size: int
+    epochs: int
+    batch: int = 8
+    lr: float = 1e-3
+
+
+CASES: dict[str, Case] = {}
+
+
+@pytest.fixture
+def sixteen(bccd, tmp_path):
+    """A COCO file of the first sixteen training pictures of BCCD; its images stay where they are."""
+    from edgedet.data.dataset import open_dataset
+
+    dataset = open_dataset(bccd, split="train")
+    images, annotations = [], []
+    for number, sample in enumerate(dataset.samples[:16]):
+        height, width = sample.read().shape[:2]
+        images.append({"id": number, "file_name": str(sample.path), "height": height, "width": width})
+        for (x1, y1, x2, y2), label in zip(sample.boxes.tolist(), sample.labels.tolist(), strict=True):
+            box = [x1, y1, x2 - x1, y2 - y1]
+            entry = {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1, "bbox": box}
+            annotations.append({**entry, "area": box[2] * box[3], "iscrowd": 0})
+    categories = [{"id": label + 1, "name": name} for label, name in enumerate(dataset.classes)]
+    path = tmp_path / "sixteen.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("model", CASES)
+def test_sixteen_pictures_are_learnt_by_heart(model, sixteen, tmp_path):
+    case = CASES[model]
+    config = TrainingConfig(
+        data=sixteen, val=sixteen, model=model, out=tmp_path / "run", size=case.size,
+        epochs=case.epochs, plain_epochs=case.epochs, batch=case.batch, lr=case.lr,
+    )  # fmt: skip
+    result = loop.train(config)
+    assert result is not None
+    assert result.ap50 >= 0.90
