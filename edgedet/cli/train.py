@@ -16,8 +16,8 @@ RUNS = Path("runs/train")
 def command(
     context: typer.Context,
     data: Path | None = typer.Option(None, help="Data set: COCO, VOC or YOLO; its train and val splits are found."),
-    model: str = typer.Option("yolox-nano", help="Model to train: yolox-nano, -tiny, -s, -m, -l, -x."),
-    init: Path | None = typer.Option(None, help="Checkpoint to start from, or street-nano; shared classes keep their weights."),
+    model: str = typer.Option("yolox-nano", help="Model to train, as `edgedet models` names them."),
+    init: Path | None = typer.Option(None, help="Detector or backbone weights to start from, or street-nano."),
     val: Path | None = typer.Option(None, help="Validation data, where the data set has no val split."),
     classes: str | None = typer.Option(None, help="Train on these classes only, in this order: person,car"),
     epochs: int | None = typer.Option(None, help="Default: as many as make 780 steps with --init, 30 000 without."),

@@ -34,11 +34,15 @@ def families() -> list[str]:
     return [name for name in plugins.names(PACKAGE) if hasattr(plugins.find(PACKAGE, name), "recognise")]
 
 
+def names() -> list[str]:
+    """Every model that can be built, as in `yolox-nano`."""
+    return [_name(family, variant) for family in families() for variant in plugins.find(PACKAGE, family).VARIANTS]
+
+
 def build(name: str, num_classes: int) -> Detector:
     """A detector with random weights by its name, as in `yolox-nano`."""
     family, _, variant = name.partition("-")
-    known = [_name(f, v) for f in families() for v in plugins.find(PACKAGE, f).VARIANTS]
-    if name not in known:
+    if name not in (known := names()):
         raise UsageError(f"no model named {name!r}; there are: {', '.join(known)}")
     return plugins.find(PACKAGE, family).build(variant, num_classes)
 
