@@ -130,7 +130,7 @@ def scored(weights: Path, images: Path, data: Path, folder: Path) -> list[str]:
 def timed(images: Path, folder: Path) -> list[str]:
     """Print the table of YOLOX-tiny with random weights; returns the floors it misses."""
     weights = folder / "tiny.safetensors"
-    save_random("tiny", weights)
+    save_random("yolox-tiny", weights)
     base = export(weights, folder)
     mine = [replace(ours_unchecked(base, images, purpose), floors=PLAIN) for purpose in PURPOSES[:2]]
     artefacts = [*others(base, images), *mine]

@@ -98,7 +98,7 @@ def main() -> None:
 
 def models(weights: Path, images: Path, folder: Path) -> Iterator[tuple[str, Path]]:
     """YOLOX-nano and -s, fp32 and INT8."""
-    save_random("s", folder / "s.safetensors")
+    save_random("yolox-s", folder / "s.safetensors")
     for source in (weights, folder / "s.safetensors"):
         loaded = checkpoint.load(source)
         console.say(f"exporting {loaded.spec.name}")

@@ -1,12 +1,14 @@
 """Measure the cells of the support table and record them in edgedet/support.json.
 
-    python benchmarks/support.py            # every variant; about fifteen minutes on two cores
-    python benchmarks/support.py nano s     # only these; nano needs ../shared beside the project
+    python benchmarks/support.py                     # every model; hours on two cores
+    python benchmarks/support.py yolox-nano fcos-r18 # only these; yolox-nano needs ../shared beside the project
+    python benchmarks/support.py runs/train/MODEL    # INT8 of what `edgedet train` left there, on the images it learnt
 
-nano has real weights: AP, boxes and scores on coco128 (val), the worst of the three NMS modes. The other variants have no
-weights here: they are built with random ones, biases raised so that something is detected, and hold candidates against
+yolox-nano has real weights: AP, boxes and scores on coco128 (val), the worst of the three NMS modes. The others have no
+weights here: they are built with random ones, predictions spread so that something is detected, and hold candidates against
 PyTorch on drawn pictures, as every `edgedet export` does; their random boxes are too alike for suppression to be stable.
 Where FP16 rounding upsets a random network beyond the export's gate, nothing is known of a trained one: not yet run.
+INT8 of random weights says nothing either: small models learn sixteen pictures first (tests/training/test_zoo_learns.py).
 """
 
 from __future__ import annotations
@@ -23,23 +25,28 @@ import torch
 from parity import DATA, WEIGHTS, export
 
 from edgedet import console, support
-from edgedet.classes import COCO
-from edgedet.models import checkpoint, yolox
+from edgedet.classes import COCO, COCO_90, VOC
+from edgedet.models import checkpoint
+from edgedet.models.base import Detector
 from edgedet.runtimes import machine, parity, selfcheck
 from edgedet.runtimes.figures import Comparison
 from edgedet.runtimes.recording import Target
 from edgedet.runtimes.session import Options
 from edgedet.support import Cell
 
+KNOWN = {"yolov1": VOC, **dict.fromkeys(("retinanet", "fcos", "ssd", "efficientdet"), COCO_90)}  # as published weights have
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 
 def main() -> None:
-    chosen = sys.argv[1:] or list(yolox.VARIANTS)
-    for variant in chosen:
-        cells = [*trained(), *quantized()] if variant == "nano" else untrained(variant)
+    chosen = sys.argv[1:] or checkpoint.names()
+    for model in chosen:
+        if Path(model).is_dir():
+            cells = learnt(Path(model))
+        else:
+            cells = [*trained(), *quantized()] if model == "yolox-nano" else untrained(model)
         support.record(cells)
-        console.say(f"yolox-{variant}: {len(cells)} cells recorded")
+        console.say(f"{model}: {len(cells)} cells recorded")
 
 
 def evidence(what: str) -> str:
@@ -52,7 +59,7 @@ def evidence(what: str) -> str:
 def trained() -> list[Cell]:
     """The cells of YOLOX-nano with its published weights."""
     words = evidence(
-        "yolox-nano: published COCO weights, 64 photos of coco128 (val), `python benchmarks/support.py nano`; "
+        "yolox-nano: published COCO weights, 64 photos of coco128 (val), `python benchmarks/support.py yolox-nano`; "
         "AP drop and the worst box of all matched detections against PyTorch, the worst of the NMS modes; "
         "runs in f32: the file is FP16, this CPU's arithmetic is not"
     )
@@ -74,8 +81,8 @@ def quantized() -> list[Cell]:
     """The INT8 cells of YOLOX-nano: calibrated on the other half of coco128."""
     words = evidence(
         "yolox-nano int8: ranges by mse from 64 photos of coco128 (calib), AP drop and matched detections against fp32 on the "
-        "64 of val, on which YOLOX was trained too, `python benchmarks/support.py nano`; INT8 convolutions in OpenVINO, in "
-        "float in ONNX Runtime"
+        "64 of val, on which YOLOX was trained too, `python benchmarks/support.py yolox-nano`; INT8 convolutions in OpenVINO, "
+        "in float in ONNX Runtime"
     )
     with tempfile.TemporaryDirectory() as folder:
         images = DATA.with_name("instances_calib.json")
@@ -103,20 +110,38 @@ def note_runs_in(precision: str, executed: str) -> str:
     return f", runs in {executed}" if precision == "fp16" and executed in ("f32", "bf16") else ""
 
 
-def untrained(variant: str) -> list[Cell]:
-    """The cells of a variant with random weights."""
+def learnt(run: Path) -> list[Cell]:
+    """The INT8 cells of a model that has learnt a few pictures: against its FP32 on the same ones, in both spellings."""
+    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    model, data, weights = settings["model"], settings["data"], run / "best.safetensors"
     words = evidence(
-        "The other variants: random weights, `python benchmarks/support.py`; the 100 best candidates of each of three drawn "
+        "INT8 of the small models: each has learnt sixteen BCCD pictures (`tests/training/test_zoo_learns.py`), ranges and "
+        "figures from the same ones, `python benchmarks/support.py RUN`; AP and matched detections against fp32; the file for "
+        "OpenVINO in OpenVINO, the file for TensorRT in ONNX Runtime"
+    )
+    cells = []
+    for target, runtime in (("openvino", "openvino"), ("tensorrt", "onnxruntime")):
+        with tempfile.TemporaryDirectory() as folder:
+            for_what = ["--for", "tensorrt", "--to", "onnx"] if target == "tensorrt" else ["--to", "openvino"]
+            options = ["--precision", "int8", "--images", data, *for_what, "--out", folder]
+            subprocess.run([sys.executable, "-m", "edgedet", "export", str(weights), *options], check=True)
+            (path,) = (path for path in Path(folder).iterdir() if path.suffix in (".onnx", ".xml"))
+            (found,) = parity.validate(Target(weights), [Target(path, runtime)], Path(data)).comparisons
+        note = f"learnt 16 pictures: AP {-found.ap_drop:+.4f}, matched {found.match_rate:.3f}"
+        cells.append(Cell(model, runtime, "int8", "verified", note, words))
+    return cells
+
+
+def untrained(model: str) -> list[Cell]:
+    """The cells of a model with random weights."""
+    words = evidence(
+        "The other models: random weights, `python benchmarks/support.py`; the 100 best candidates of each of three drawn "
         "pictures against PyTorch before suppression, 99th percentile in fp32, median in fp16; runs in f32 as above"
     )
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "random.safetensors"
-        save_random(variant, weights)
-        return [
-            random_cell(weights, f"yolox-{variant}", target, precision, words)
-            for target in RUNTIMES
-            for precision in ("fp32", "fp16")
-        ]
+        save_random(model, weights)
+        return [random_cell(weights, model, target, precision, words) for target in RUNTIMES for precision in ("fp32", "fp16")]
 
 
 def random_cell(weights: Path, model: str, target: str, precision: str, words: str) -> Cell:
@@ -146,22 +171,43 @@ def random_note(check: dict, precision: str) -> str:
     return f"random weights, box {check['box_error_px']:.2g} px{note_runs_in(precision, check['runs_in'])}"
 
 
-def save_random(variant: str, path: Path) -> None:
+def save_random(model: str, path: Path) -> None:
     """Random weights with which scores spread over (0, 1) and boxes differ, as a trained detector's do."""
     torch.manual_seed(0)
-    detector = checkpoint.build(f"yolox-{variant}", len(COCO))
-    images = torch.from_numpy(selfcheck.pictures(detector.default_size_hw, selfcheck.PICTURES)).permute(0, 3, 1, 2).float()
+    classes = KNOWN.get(model.partition("-")[0], COCO)
+    detector = checkpoint.build(model, len(classes))
+    pictures = selfcheck.pictures(detector.default_size_hw, selfcheck.PICTURES)
+    images = detector.normalize(torch.from_numpy(pictures).permute(0, 3, 1, 2).float())
     with torch.no_grad():
         measure_norms(detector, images)
-        raw = detector(images)
-        for i, level in enumerate(raw):
-            for heads, maps, spread in (("reg", level.box, 0.1), ("obj", level.objectness, 1.0), ("cls", level.classes, 1.0)):
-                prediction = getattr(detector.head, f"{heads}_preds")[i]
-                values = maps - prediction.bias.view(1, -1, 1, 1)
-                mean, scale = values.mean(dim=(0, 2, 3)), spread / values.std(dim=(0, 2, 3))
-                prediction.weight *= scale.view(-1, 1, 1, 1)
-                prediction.bias.copy_(-mean * scale)
-    checkpoint.save(path, detector.state_dict(), checkpoint.describe(detector, COCO))
+        spread_predictions(detector, images, predictors(model, len(classes)))
+    checkpoint.save(path, detector.state_dict(), checkpoint.describe(detector, classes))
+
+
+def predictors(model: str, classes: int) -> list[str]:
+    """The layers whose outputs grow with the classes, by name."""
+    with torch.device("meta"):
+        one, other = (checkpoint.build(model, count).state_dict() for count in (classes, classes + 1))
+    return [name.removesuffix(".weight") for name in one if name.endswith(".weight") and one[name].shape != other[name].shape]
+
+
+def spread_predictions(detector: Detector, images: torch.Tensor, names: list[str]) -> None:
+    """Scale the named layers so that each channel has mean 0 and spread 1 over these images, on all levels together."""
+    seen: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    layers = {name: detector.get_submodule(name) for name in names}
+    hooks = [
+        layer.register_forward_hook(lambda _, __, out, name=name: seen[name].append(out.movedim(1, 0).flatten(1)))
+        for name, layer in layers.items()
+    ]
+    detector(images)
+    for hook in hooks:
+        hook.remove()
+    for name, layer in layers.items():
+        values = torch.cat(seen[name], 1) - (layer.bias[:, None] if layer.bias is not None else 0)
+        mean, scale = values.mean(1), 1 / values.std(1).clamp(min=1e-6)
+        layer.weight *= scale.view(-1, *[1] * (layer.weight.ndim - 1))
+        if layer.bias is not None:
+            layer.bias.copy_(-mean * scale)
 
 
 def measure_norms(detector: torch.nn.Module, images: torch.Tensor) -> None:

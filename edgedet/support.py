@@ -1,4 +1,4 @@
-"""The support table: what was run, with its figure, and what was not. `support.json` holds it; README shows a copy."""
+"""The support table: what was run, with its figure, and what was not. `support.json` holds it; docs/support.md shows a copy."""
 
 from __future__ import annotations
 

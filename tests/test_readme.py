@@ -93,7 +93,8 @@ def test_the_python_example_runs_on_what_the_commands_left(commands_run: Path):
 
 
 def test_the_support_table_is_the_one_edgedet_prints():
-    (shown,) = re.findall(r"<!-- support -->\n(.*)<!-- /support -->", README, flags=re.DOTALL)
+    document = (ROOT / "docs/support.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"<!-- support -->\n(.*)<!-- /support -->", document, flags=re.DOTALL)
     assert shown == support.markdown(support.read())
 
 

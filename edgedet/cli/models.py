@@ -11,7 +11,7 @@ from edgedet import console, support
 
 def command(
     json: bool = typer.Option(False, "--json", help="Print JSON."),
-    markdown: bool = typer.Option(False, "--markdown", help="Print the table as README shows it."),
+    markdown: bool = typer.Option(False, "--markdown", help="Print the table as docs/support.md shows it."),
 ) -> None:
     """Show the support table: every model on every runtime in every precision.
 
