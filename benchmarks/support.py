@@ -18,13 +18,14 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from datetime import date
 from pathlib import Path
 
 import torch
 from parity import DATA, WEIGHTS, export
 
-from edgedet import console, support
+from edgedet import console, engine, support
 from edgedet.classes import COCO, COCO_90, VOC
 from edgedet.models import checkpoint
 from edgedet.models.base import Detector
@@ -36,6 +37,7 @@ from edgedet.support import Cell
 
 KNOWN = {"yolov1": VOC, **dict.fromkeys(("retinanet", "fcos", "ssd", "efficientdet"), COCO_90)}  # as published weights have
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
+FLOATS = ("fp32", "fp16")
 
 
 def main() -> None:
@@ -141,7 +143,27 @@ def untrained(model: str) -> list[Cell]:
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "random.safetensors"
         save_random(model, weights)
-        return [random_cell(weights, model, target, precision, words) for target in RUNTIMES for precision in ("fp32", "fp16")]
+        cells = [random_cell(weights, model, target, precision, words) for target in RUNTIMES for precision in FLOATS]
+        return [*cells, *(compiled_cell(weights, model, precision) for precision in FLOATS)]
+
+
+def compiled_cell(weights: Path, model: str, precision: str) -> Cell:
+    """TensorRT-RTX's cell: the plan it builds without a GPU, every layer's precision read back."""
+    words = evidence(
+        "TensorRT-RTX, the other models: compiled for SM86 and SM89 by tensorrt-rtx without a GPU, random weights, NMS matrix, "
+        "batch 1, `python benchmarks/support.py`; the convolutions' precisions read back layer by layer; not yet run on a GPU"
+    )
+    options = ["--to", "tensorrt", "--precision", precision, "--targets", "SM86,SM89", "--out", str(weights.parent)]
+    done = subprocess.run([sys.executable, "-m", "edgedet", "export", str(weights), *options], capture_output=True, text=True)
+    print(done.stderr, end="", file=sys.stderr)
+    if done.returncode == 1 and precision == "fp16" and (missed := missed_gate(done.stderr)):
+        return Cell(model, "tensorrt-rtx", precision, "not yet run", missed)
+    done.check_returncode()
+    (plan,) = weights.parent.glob(f"*-{precision}-*.engine")
+    facts = engine.read_facts(plan)
+    counts = Counter(layer.built for layer in facts.layers if "conv" in layer.name)
+    built = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return Cell(model, "tensorrt-rtx", precision, "compiled", f"{', '.join(facts.compute_capabilities)}; {built}", words)
 
 
 def random_cell(weights: Path, model: str, target: str, precision: str, words: str) -> Cell:
