@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from edgedet import artifact, plugins
 from edgedet.classes import default_names
 from edgedet.errors import ArtifactError, CheckpointError, UsageError
+from edgedet.letterbox import Anchor
+from edgedet.models import darknet
 from edgedet.models.base import Detector
 from edgedet.spec import KEY, ModelSpec
 
@@ -55,9 +58,9 @@ def _name(family: str, variant: str) -> str:
 def load(path: Path, *, classes: Sequence[str] | None = None) -> Checkpoint:
     """The detector that a file holds, loaded strictly, in evaluation mode, on the CPU.
 
-    path: a safetensors file of edgedet's, or a foreign `.pth` with `{'model': …}`,
-    `{'state_dict': …}` or bare tensors. classes: names for a file that carries
-    none; by default COCO's 80, else class_0, class_1, …
+    path: a safetensors file of edgedet's, a foreign `.pth` with `{'model': …}`,
+    `{'state_dict': …}` or bare tensors, or Darknet's `.weights`. classes: names
+    instead of the file's; by default COCO's 80, else class_0, class_1, …
     """
     state, spec = read_state(path)
     family, variant, count, state = _recognise(path, state)
@@ -71,8 +74,7 @@ def load(path: Path, *, classes: Sequence[str] | None = None) -> Checkpoint:
     names = tuple(classes) if classes else spec.classes if spec else default_names(count, detector.known_classes)
     if len(names) != count:
         raise CheckpointError(f"{path.name} has {count} classes but {len(names)} names were given: {', '.join(names)}")
-    if spec is None:
-        spec = describe(detector, names)
+    spec = replace(spec, classes=names) if spec else describe(detector, names)
     return Checkpoint(detector.eval(), spec.with_provenance(parent_sha256=artifact.sha256(path)))
 
 
@@ -106,6 +108,8 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], ModelSpec | None]:
     artifact.require_file(path)
     if path.suffix == ".safetensors":
         state, spec = _read_safetensors(path)
+    elif path.suffix == ".weights":
+        state, spec = _read_darknet(path)
     else:
         state, spec = _unwrap(path, _unpickle(path)), None
     if not state:
@@ -127,6 +131,18 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelSpec | None]:
     except SafetensorError as error:
         raise ArtifactError(f"{path}: not a whole safetensors file ({error}); copy it again") from error
     return state, ModelSpec.from_json(text, where=path.name) if text else None
+
+
+def _read_darknet(path: Path) -> tuple[dict[str, Tensor], ModelSpec | None]:
+    network, state, cfg = darknet.read(path)
+    if cfg is None:
+        return state, None
+    with torch.device("meta"):
+        detector = plugins.find(PACKAGE, network.family).build(network.variant, cfg.classes)
+    names = default_names(cfg.classes, detector.known_classes)
+    spec = describe(detector, names, size_hw=(cfg.height, cfg.width))
+    anchors: dict[int | None, Anchor] = {0: "stretch", 1: "center"}
+    return state, replace(spec, letterbox_anchor=anchors.get(cfg.letter_box, spec.letterbox_anchor))
 
 
 def _unpickle(path: Path) -> object:
