@@ -196,7 +196,7 @@ def random_note(check: dict, precision: str) -> str:
 def save_random(model: str, path: Path) -> None:
     """Random weights with which scores spread over (0, 1) and boxes differ, as a trained detector's do."""
     torch.manual_seed(0)
-    classes = KNOWN.get(model.partition("-")[0], COCO)
+    classes = classes_of(model)
     detector = checkpoint.build(model, len(classes))
     pictures = selfcheck.pictures(detector.default_size_hw, selfcheck.PICTURES)
     images = detector.normalize(torch.from_numpy(pictures).permute(0, 3, 1, 2).float())
@@ -204,6 +204,11 @@ def save_random(model: str, path: Path) -> None:
         measure_norms(detector, images)
         spread_predictions(detector, images, predictors(model, len(classes)))
     checkpoint.save(path, detector.state_dict(), checkpoint.describe(detector, classes))
+
+
+def classes_of(model: str) -> tuple[str, ...]:
+    """The classes of the model's published weights."""
+    return KNOWN.get(model.partition("-")[0], COCO)
 
 
 def predictors(model: str, classes: int) -> list[str]:
