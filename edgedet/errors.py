@@ -10,6 +10,7 @@
     ├── ExportError              a model that cannot be written in the form asked for
     ├── RuntimeUnavailable       no runtime can serve a file here; says why and what to install
     ├── SourceError              a video, folder or camera that gives no frames
+    ├── DownloadError            published weights that cannot be fetched, or are not what was published
     ├── OutputError              a place that cannot be written: permissions, disk full
     └── UsageError               options that contradict each other
     GateFailed                   exit code 1: a measurement missed its gate
@@ -59,6 +60,10 @@ class RuntimeUnavailable(EdgedetError):
 
 class SourceError(EdgedetError):
     """A video, folder or camera gives no frames."""
+
+
+class DownloadError(EdgedetError):
+    """Published weights cannot be fetched, or are not what was published."""
 
 
 class OutputError(EdgedetError):

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgedet import console
+from edgedet import console, published
 from edgedet.data.dataset import Dataset, Sample
 from edgedet.detections import Detections
 from edgedet.errors import ArtifactError, ImageError, RuntimeUnavailable
@@ -43,9 +43,9 @@ class Target:
 
     @staticmethod
     def split(text: str) -> tuple[str, str | None]:
-        """The file's name and the runtime of `model.onnx@openvino`; None where it names none."""
+        """The file's name and the runtime of `model.onnx@openvino`; None where it names none, as in `yolox-nano@coco`."""
         path, at, runtime = text.rpartition("@")
-        if at and runtime.isidentifier() and not Path(text).exists():
+        if at and runtime.isidentifier() and runtime not in published.DATASETS and not Path(text).exists():
             return path, runtime
         return text, None
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from file_server import FileServer
 from places import ROOT, SHARED, Ended
 
 
@@ -86,6 +88,15 @@ def street_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     detector, spec = checkpoint.load(assets.street_nano())
     return to_onnx(detector, replace(spec, batch=1), tmp_path_factory.mktemp("street") / "street.onnx")
+
+
+@pytest.fixture
+def file_server() -> Iterator[FileServer]:
+    """An HTTP server on this machine."""
+    with FileServer() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
-"""Files that come with the package."""
+"""Files that go by a name: those that come with the package, and those that their makers publish."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from edgedet import published
 
 
 def street_nano() -> Path:
@@ -11,5 +13,10 @@ def street_nano() -> Path:
 
 
 def named(path: Path) -> Path:
-    """The path itself, or the embedded checkpoint where nothing lies at the path and it is `street-nano`."""
-    return street_nano() if str(path) == "street-nano" and not path.exists() else path
+    """The path itself, or, where nothing lies there, what it names: `street-nano`, or published weights (`yolox-nano@coco`)."""
+    name = str(path)
+    if path.exists():
+        return path
+    if name == "street-nano":
+        return street_nano()
+    return published.fetch(name) if published.is_name(name) else path
