@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgedet import artifact, plugins
+from edgedet import artifact, plugins, published
 from edgedet.classes import default_names
 from edgedet.errors import ArtifactError, CheckpointError, UsageError
 from edgedet.letterbox import Anchor
@@ -23,6 +23,8 @@ from edgedet.spec import KEY, ModelSpec
 
 WRAPPERS = ("model", "state_dict", "model_state_dict", "ema", "net")
 PACKAGE = "edgedet.models"
+EPSILON = 1e-5
+"""What PyTorch's batch norms add to the variance where nothing else is said."""
 
 
 class Checkpoint(NamedTuple):
@@ -64,6 +66,10 @@ def load(path: Path, *, classes: Sequence[str] | None = None) -> Checkpoint:
     """
     state, spec = read_state(path)
     family, variant, count, state = _recognise(path, state)
+    digest = artifact.sha256(path)
+    origin = published.of_digest(digest)
+    if origin and origin.frozen_without_epsilon:
+        state = _with_epsilon(state)
     detector = plugins.find(PACKAGE, family).build(variant, count)
     _load_strictly(path, detector, state)
     if spec and (spec.family, spec.variant, len(spec.classes)) != (family, variant, count):
@@ -75,7 +81,9 @@ def load(path: Path, *, classes: Sequence[str] | None = None) -> Checkpoint:
     if len(names) != count:
         raise CheckpointError(f"{path.name} has {count} classes but {len(names)} names were given: {', '.join(names)}")
     spec = replace(spec, classes=names) if spec else describe(detector, names)
-    return Checkpoint(detector.eval(), spec.with_provenance(parent_sha256=artifact.sha256(path)))
+    if origin:
+        spec = replace(spec, weights_licence=origin.licence)
+    return Checkpoint(detector.eval(), spec.with_provenance(parent_sha256=digest))
 
 
 def describe(detector: Detector, classes: Sequence[str], *, size_hw: tuple[int, int] | None = None) -> ModelSpec:
@@ -198,6 +206,13 @@ def _nearest(state: Mapping[str, Tensor]) -> tuple[str, float]:
             share = len(names & set(state)) / len(names | set(state))
             best = max(best, (_name(family, variant), share), key=lambda item: item[1])
     return best
+
+
+def _with_epsilon(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same network where batch norms divide by √(σ² + ε), of tensors for norms that divide by σ: γ·√((σ² + ε)/σ²)."""
+    norms = {name.removesuffix("running_var"): value for name, value in state.items() if name.endswith("running_var")}
+    scaled = {f"{norm}weight": state[f"{norm}weight"] * (1 + EPSILON / variance).sqrt() for norm, variance in norms.items()}
+    return {**state, **scaled}
 
 
 def _load_strictly(path: Path, detector: Detector, state: Mapping[str, Tensor]) -> None:
