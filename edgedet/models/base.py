@@ -6,6 +6,7 @@ A family is one module of this package, named as users name it, with
     build(variant, num_classes) -> Detector
     recognise(state) -> (variant, num_classes) | None     # from a checkpoint's tensors alone
     adapt(state) -> state                                 # only where files of other makers or times name them otherwise
+    TWINS: dict[str, tuple[str, ...]]                     # only where variants' tensors are those of the recognised one
 """
 
 from __future__ import annotations

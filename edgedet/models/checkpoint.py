@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -66,6 +67,7 @@ def load(path: Path, *, classes: Sequence[str] | None = None) -> Checkpoint:
     """
     state, spec = read_state(path)
     family, variant, count, state = _recognise(path, state)
+    variant = _among_twins(path, family, variant, spec)
     digest = artifact.sha256(path)
     origin = published.of_digest(digest)
     if origin and origin.frozen_without_epsilon:
@@ -193,6 +195,20 @@ def _recognise(path: Path, state: dict[str, Tensor]) -> tuple[str, str, int, dic
         f"{path}: its {len(state)} tensors (first: {next(iter(state))!r}) are of no family edgedet knows; "
         f"the nearest is {name}, which shares {share:.0%} of the names; `edgedet models` lists what is supported"
     )
+
+
+def _among_twins(path: Path, family: str, variant: str, spec: ModelSpec | None) -> str:
+    """The variant, or the one of its twins, whose tensors are the same, that the spec or else the file's name tells."""
+    twins = (variant, *getattr(plugins.find(PACKAGE, family), "TWINS", {}).get(variant, ()))
+    told = [spec.variant] if spec else re.split(r"[^a-z0-9]+", path.stem.lower())
+    named = [twin for twin in twins if twin in told]
+    if len(twins) > 1 and len(named) != 1:
+        names = " and of ".join(_name(family, twin) for twin in twins)
+        raise CheckpointError(
+            f"{path}: its tensors are those of {names} alike; "
+            f"put the right one's variant into the file's name, as in {path.stem}-{twins[-1]}{path.suffix}"
+        )
+    return named[0] if named else variant
 
 
 def _nearest(state: Mapping[str, Tensor]) -> tuple[str, float]:
