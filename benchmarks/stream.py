@@ -48,7 +48,8 @@ from edgedet.streaming.sinks.jsonl import JsonLinesSink
 
 IMAGES, CLIP = SHARED / "coco128/instances_calib.json", SHARED / "video/people.mp4"
 FILE_SHARE, LIVE_SLACK_MS, FOUR_FPS = 0.97, 6.0, 9.9
-LIVE_S, LIVE_FPS, TURNS, TURN_S = 12.0, 30, 3, 8.0
+LIVE_S, LIVE_FPS = 12.0, 30
+TURNS, TURN_S = 15, 2.5  # a machine that others share is now faster, now slower: many short turns see it alike
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def measure(
     turns = []
     with edgedet.load(path, runtime="openvino", device="cpu", performance="throughput", min_score=min_score) as detector:
         count = frames_of_a_turn(detector, frames)
+        costs(detector, clip, frames, count)  # warm up
         for _ in range(TURNS):
             cost = costs(detector, clip, frames, count)
             turns.append((cost.limit_fps, file_fps(detector, clip, folder, count), cost.engine))
@@ -185,7 +187,7 @@ def frames_of_a_turn(detector: LoadedDetector, frames: list[np.ndarray]) -> int:
     started_s = time.perf_counter()
     for frame in frames[:20]:
         detector(frame)
-    return int(np.clip(TURN_S * 20 / (time.perf_counter() - started_s), 60, 800))
+    return int(np.clip(TURN_S * 20 / (time.perf_counter() - started_s), 20, 800))
 
 
 def costs(detector: LoadedDetector, clip: Path, frames: list[np.ndarray], count: int) -> Cost:
@@ -210,7 +212,6 @@ def costs(detector: LoadedDetector, clip: Path, frames: list[np.ndarray], count:
         for index in range(count):
             detector.letterbox([frames[index % len(frames)]])
 
-    engine()  # warm up
     return Cost(cpu_ms(engine, count), cpu_ms(decode, count), cpu_ms(letterbox, count))
 
 

@@ -154,21 +154,20 @@ class LoadedDetector:
     def map_back(self, outputs: Outputs, placements: Sequence[Placement]) -> list[Detections]:
         """One Detections for each placement, in original-image pixels, from a session's outputs."""
         names = FINAL if FINAL[0] in outputs else CANDIDATES
-        boxes, scores, labels = (outputs[name] for name in names)
+        arrays = [outputs[name] for name in names]
         found = []
-        if labels.max(initial=-1) >= len(self.spec.classes):
+        if arrays[2].max(initial=-1) >= len(self.spec.classes):
             raise SpecError(
-                f"the file gives label {labels.max()} but its spec names only {len(self.spec.classes)} classes; "
+                f"the file gives label {arrays[2].max()} but its spec names only {len(self.spec.classes)} classes; "
                 "one was altered: export it again"
             )
         for row, placement in enumerate(placements):
-            one = boxes[row], scores[row], labels[row]
+            one = [array[row] for array in arrays]
             if names is CANDIDATES:
-                one = suppress_candidates(*one, self.spec.suppression)
-            keep = (one[2] >= 0) & (one[1] >= self.min_score)
-            found.append(
-                Detections(placement.boxes_to_frame(one[0][keep]), one[1][keep], one[2][keep].astype(np.int32, copy=False))
-            )
+                one = [*suppress_candidates(*one, self.spec.suppression)]
+            count = np.count_nonzero((one[2] >= 0) & (one[1] >= self.min_score))  # scores descend, unused rows come last
+            boxes, scores, labels = (values[:count] for values in one)
+            found.append(Detections(placement.boxes_to_frame(boxes), scores, labels.astype(np.int32, copy=False)))
         return found
 
     def close(self) -> None:

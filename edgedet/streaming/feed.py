@@ -221,8 +221,9 @@ class Feed:
                 self._statistics.drop("corrupt")
                 return True
             connection.frames, connection.beat_s = connection.frames + 1, time.monotonic()
-            frame = replace(frame, image=image, index=index, stream=self.name)
-            return self._give(self._restamped(frame, live=connection.live), live=connection.live)
+            time_s = self._stamp(frame, live=connection.live)
+            frame = Frame(image, index, time_s, frame.source, frame.read_s, self.name)
+            return self._give(frame, live=connection.live)
 
     def _give(self, frame: Frame, *, live: bool) -> bool:
         """Put the frame into the inbox where it is wanted; False when no more are."""
@@ -240,8 +241,8 @@ class Feed:
             self._statistics.drop(policy.cause, dropped)
         return dropped is not None
 
-    def _restamped(self, frame: Frame, *, live: bool) -> Frame:
-        """The frame on a clock that runs as fast as ours and never backwards: a live camera's may jump."""
+    def _stamp(self, frame: Frame, *, live: bool) -> float:
+        """The frame's time on a clock that runs as fast as ours and never backwards: a live camera's may jump."""
         time_s = frame.time_s + self._shift_s
         if live and self._latest is not None:
             due_s = self._latest[0] + frame.read_s - self._latest[1]
@@ -249,7 +250,7 @@ class Feed:
                 self._shift_s += due_s - time_s
                 time_s = due_s
         self._latest = (time_s, frame.read_s)
-        return replace(frame, time_s=time_s)
+        return time_s
 
     def _tell_of(self, frame: Frame, size_hw: tuple[int, ...], *, live: bool) -> None:
         """Say that the stream is there, and in which size, where that is news; of a file nobody waits to hear it."""

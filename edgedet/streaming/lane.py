@@ -112,8 +112,7 @@ class Lane:
         objects = self._refine(frame, found)
         tracked_s = time.monotonic()
         stages_s = {"wait": submitted_s - frame.read_s, "detect": detected_s - submitted_s, "track": tracked_s - detected_s}
-        milliseconds = {stage: 1000 * seconds for stage, seconds in stages_s.items()}
-        self.statistics.result(objects, 1000 * (tracked_s - frame.read_s), milliseconds)
+        self.statistics.result(objects, tracked_s - frame.read_s, stages_s)
         for outlet in self.outlets:
             outlet.put(frame, objects)
         if self.plan.zones is not None:

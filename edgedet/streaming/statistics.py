@@ -29,9 +29,7 @@ class Statistics:
         self._frames = self._objects = 0
         self._tracks: int | None = None
         self.reconnects = 0
-        self._done_s: deque[float] = deque(maxlen=_KEPT)
-        self._ages_ms: deque[float] = deque(maxlen=_KEPT)
-        self._stages_ms: dict[str, deque[float]] = {}
+        self._recent: deque[tuple[float, float, Mapping[str, float]]] = deque(maxlen=_KEPT)  # when done, age, stages; seconds
         self.zones: Mapping[str, int] = {}
         self.lines: Mapping[str, Mapping[str, Mapping[str, int]]] = {}
         self.sink_dropped: Callable[[], Mapping[str, int]] = dict
@@ -60,17 +58,14 @@ class Statistics:
         with self._lock:
             self._dropped[cause] += count
 
-    def result(self, objects: Detections, age_ms: float, stages_ms: Mapping[str, float]) -> None:
+    def result(self, objects: Detections, age_s: float, stages_s: Mapping[str, float]) -> None:
         """Count a frame that was looked at."""
         with self._lock:
             self._frames += 1
             self._objects = len(objects)
             if objects.track_ids is not None:  # ids are given in order, so the highest is the number of tracks
                 self._tracks = max(self._tracks or 0, int(objects.track_ids.max(initial=0)))
-            self._done_s.append(time.monotonic())
-            self._ages_ms.append(age_ms)
-            for stage, milliseconds in stages_ms.items():
-                self._stages_ms.setdefault(stage, deque(maxlen=_KEPT)).append(milliseconds)
+            self._recent.append((time.monotonic(), age_s, stages_s))
 
     def status(self) -> StreamStatus:
         """The figures now."""
@@ -87,8 +82,8 @@ class Statistics:
                 reconnects=self.reconnects,
                 dropped=dict(self._dropped),
                 sink_dropped=self.sink_dropped(),
-                age_ms=_percentiles(self._ages_ms),
-                stages_ms={name: found for name, values in self._stages_ms.items() if (found := _percentiles(values))},
+                age_ms=_percentiles_ms(age_s for _, age_s, _ in self._recent),
+                stages_ms=self._stages(),
                 zones=self.zones,
                 lines=self.lines,
             )
@@ -96,13 +91,19 @@ class Statistics:
     def _fps(self) -> float:
         """Results a second over the last seconds; 0 where there was none."""
         since_s = time.monotonic() - _FPS_OVER_S
-        recent = [done_s for done_s in self._done_s if done_s >= since_s]
+        recent = [done_s for done_s, _, _ in self._recent if done_s >= since_s]
         if len(recent) < 2:
             return 0.0
         end_s = time.monotonic() if self._state == "online" else recent[-1]
         return (len(recent) - 1) / max(end_s - recent[0], 1e-3)
 
+    def _stages(self) -> dict[str, Percentiles]:
+        """The percentiles of each stage."""
+        stages = dict.fromkeys(stage for _, _, stages_s in self._recent for stage in stages_s)
+        parts = {stage: _percentiles_ms(s[stage] for _, _, s in self._recent if stage in s) for stage in stages}
+        return {stage: found for stage, found in parts.items() if found}
 
-def _percentiles(values: Iterable[float]) -> Percentiles | None:
-    found = np.fromiter(values, float)
+
+def _percentiles_ms(values_s: Iterable[float]) -> Percentiles | None:
+    found = 1000 * np.fromiter(values_s, float)
     return Percentiles(*(float(value) for value in np.percentile(found, [50, 95, 99]))) if len(found) else None

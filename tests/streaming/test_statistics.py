@@ -52,6 +52,6 @@ def test_two_sinks_of_one_kind_count_together():
 def test_percentiles_are_of_the_latest_thousand_frames():
     statistics = Statistics("cam")
     for age_ms in [1e6] * 50 + list(range(1000)):
-        statistics.result(NONE, float(age_ms), {"detect": 1.0})
+        statistics.result(NONE, age_ms / 1000, {"detect": 0.001})
     age = statistics.status().age_ms
     assert (age.p50, age.p95) == (pytest.approx(499.5), pytest.approx(949.05))

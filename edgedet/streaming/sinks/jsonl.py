@@ -49,19 +49,14 @@ def record(frame: Frame, detections: Detections, classes: Sequence[str]) -> dict
     decimals. label: index into the classes, class: its name. track_id: only
     where a tracker ran.
     """
-    columns = (detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist())
+    boxes, scores = detections.boxes.astype(float).round(2).tolist(), detections.scores.astype(float).round(4).tolist()
     objects = [
-        {
-            "box": [round(side, 2) for side in box],
-            "score": round(score, 4),
-            "label": label,
-            "class": class_name(classes, label),
-        }
-        for box, score, label in zip(*columns, strict=True)
+        {"box": box, "score": score, "label": label, "class": class_name(classes, label)}
+        for box, score, label in zip(boxes, scores, detections.labels.tolist(), strict=True)
     ]
     if detections.track_ids is not None:
-        for entry, track_id in zip(objects, detections.track_ids, strict=True):
-            entry["track_id"] = int(track_id)
+        for entry, track_id in zip(objects, detections.track_ids.tolist(), strict=True):
+            entry["track_id"] = track_id
     height, width = frame.image.shape[:2]
     return {
         "stream": frame.stream,
