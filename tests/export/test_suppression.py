@@ -61,6 +61,14 @@ def test_two_hundred_crowds_are_suppressed_as_in_numpy(mode: str):
     assert_same(tuple(part.numpy() for part in found), seeds)
 
 
+def test_suppressing_the_best_part_first_gives_the_same(monkeypatch):
+    monkeypatch.setattr(modes, "PART", 7)
+    seeds = range(60)
+    for rule in (RULE, replace(RULE, max_detections=3), replace(RULE, min_score=0.98)):
+        found = modes.suppress(batch(seeds), rule, num_classes=CLASSES)
+        assert_same(tuple(part.numpy() for part in found), seeds, rule)
+
+
 @pytest.fixture(scope="module", params=["onnx", "matrix"])
 def exported(request: pytest.FixtureRequest) -> bytes:
     """The suppression alone as ONNX, any batch."""
