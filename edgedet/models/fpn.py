@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from edgedet.models.resnet import ResNet
@@ -65,13 +66,17 @@ def size_of(finest: Tensor) -> tuple[int, int]:
     return finest.shape[-2] * STRIDE, finest.shape[-1] * STRIDE
 
 
-def stride_of(level: Tensor, size_hw: tuple[int, int]) -> tuple[int, int]:
-    """How many input pixels, down and across, one cell of a level (B, ·, h, w) stands for.
+def corners(level: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """(h·w, 2) int64 x and y of the cells' upper left corners, input pixels, of a level (B, ·, h, w): row by row.
 
-    Whole numbers, as in torchvision: where a side was rounded up they are a
-    little less than the power of two: P6 of 800×1344 has 61 and 64.
+    Cells are whole pixels wide, as in torchvision: where a side was rounded up
+    they are a little less than the power of two: P6 of 800×1344 has 61 and 64.
     """
-    return size_hw[0] // level.shape[-2], size_hw[1] // level.shape[-1]
+    height, width = level.shape[-2:]
+    rows = torch.arange(height, device=level.device) * (size_hw[0] // height)
+    columns = torch.arange(width, device=level.device) * (size_hw[1] // width)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack([x, y], dim=-1).view(-1, 2)
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

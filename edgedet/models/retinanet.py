@@ -84,9 +84,7 @@ class ClassificationHead(nn.Module):
     def __init__(self, channels: int, columns: int, *, norm: bool) -> None:
         super().__init__()
         self.conv = tower(channels, norm=norm)
-        self.cls_logits = prediction(channels, ANCHORS * columns)
-        # Start near a score of .01, so that the many empty anchors do not drown the loss (section 3.3).
-        nn.init.constant_(self.cls_logits.bias, -math.log(99.0))
+        self.cls_logits = nn.Conv2d(channels, ANCHORS * columns, 3, 1, 1)
 
     def forward(self, feature: Tensor) -> Tensor:
         return self.cls_logits(self.conv(feature))
@@ -98,7 +96,7 @@ class RegressionHead(nn.Module):
     def __init__(self, channels: int, *, norm: bool) -> None:
         super().__init__()
         self.conv = tower(channels, norm=norm)
-        self.bbox_reg = prediction(channels, ANCHORS * 4)
+        self.bbox_reg = nn.Conv2d(channels, ANCHORS * 4, 3, 1, 1)
 
     def forward(self, feature: Tensor) -> Tensor:
         return self.bbox_reg(self.conv(feature))
@@ -111,6 +109,13 @@ class Head(nn.Module):
         super().__init__()
         self.classification_head = ClassificationHead(channels, columns, norm=norm)
         self.regression_head = RegressionHead(channels, norm=norm)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        # Start near a score of .01, so that the many empty anchors do not drown the loss (section 3.3).
+        nn.init.constant_(self.classification_head.cls_logits.bias, -math.log(99.0))
 
     def forward(self, features: Sequence[Tensor]) -> list[HeadLevel]:
         return [HeadLevel(self.classification_head(f), self.regression_head(f)) for f in features]
@@ -181,21 +186,9 @@ def tower(channels: int, *, norm: bool) -> nn.Sequential:
     """Four 3×3 convolutions, each with ReLU, and with group norm instead of a bias where asked."""
     layers = []
     for _ in range(4):
-        convolution = nn.Conv2d(channels, channels, 3, 1, 1, bias=not norm)
-        nn.init.normal_(convolution.weight, std=0.01)
-        if convolution.bias is not None:
-            nn.init.zeros_(convolution.bias)
         norms = [nn.GroupNorm(32, channels)] if norm else []
-        layers.append(nn.Sequential(convolution, *norms, nn.ReLU(inplace=True)))
+        layers.append(nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1, bias=not norm), *norms, nn.ReLU(inplace=True)))
     return nn.Sequential(*layers)
-
-
-def prediction(channels: int, outputs: int) -> nn.Conv2d:
-    """The last convolution of a branch, which starts near zero."""
-    convolution = nn.Conv2d(channels, outputs, 3, 1, 1)
-    nn.init.normal_(convolution.weight, std=0.01)
-    nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-    return convolution
 
 
 def by_anchor(values: Tensor, count: int) -> Tensor:
@@ -214,15 +207,9 @@ def grid_anchors(raw: Sequence[HeadLevel]) -> Tensor:
     A cell's anchors are centred on its upper left corner and rounded to whole pixels, as in torchvision.
     """
     size_hw = fpn.size_of(raw[0].box)
-    levels = []
-    for level, side in zip(raw, ANCHOR_SIDES, strict=True):
-        (height, width), (down, across) = level.box.shape[-2:], fpn.stride_of(level.box, size_hw)
-        device = level.box.device
-        rows, columns = torch.arange(height, device=device) * down, torch.arange(width, device=device) * across
-        y, x = torch.meshgrid(rows, columns, indexing="ij")
-        corners = torch.stack([x, y, x, y], dim=-1).view(-1, 1, 4)  # (h·w, 1, 4)
-        levels.append((corners + cell_anchors(side).to(device)).view(-1, 4))
-    return torch.cat(levels)
+    corners = [fpn.corners(level.box, size_hw).repeat(1, 2)[:, None] for level in raw]  # (h·w, 1, 4) each
+    cells = [cell_anchors(side).to(raw[0].box.device) for side in ANCHOR_SIDES]
+    return torch.cat([(corner + cell).view(-1, 4) for corner, cell in zip(corners, cells, strict=True)])
 
 
 def cell_anchors(side: int) -> Tensor:
