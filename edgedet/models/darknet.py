@@ -32,6 +32,8 @@ PACKAGE = "edgedet.models"
 MOST_CLASSES = 2000
 """A small network of more classes could have the size of a large one of few."""
 
+Shape = tuple[int, int, int]  # channels, height, width
+
 
 class Known(NamedTuple):
     """A Darknet network that edgedet has."""
@@ -101,18 +103,23 @@ def size(cfg: Cfg) -> int:
 
 def shapes(cfg: Cfg) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every tensor in the order of the file."""
-    outputs: list[tuple[int, int, int]] = []
-    shape = (3, cfg.height, cfg.width)
-    for number, layer in enumerate(cfg.layers):
-        after = output_shape(layer, shape, outputs)
-        for name, of_tensor in _tensors_of(layer, shape, after):
-            yield f"layers.{number}.{name}", of_tensor
-        outputs.append(after)
-        shape = after
+    before = (3, cfg.height, cfg.width)
+    for number, (layer, after) in enumerate(zip(cfg.layers, output_shapes(cfg), strict=True)):
+        for name, shape in _tensors_of(layer, before, after):
+            yield f"layers.{number}.{name}", shape
+        before = after
 
 
-def output_shape(layer: Layer, before: tuple[int, int, int], outputs: list[tuple[int, int, int]]) -> tuple[int, int, int]:
-    """Channels, height and width after a layer; outputs: of all layers so far."""
+def output_shapes(cfg: Cfg) -> list[Shape]:
+    """What every layer gives."""
+    outputs: list[Shape] = []
+    for layer in cfg.layers:
+        outputs.append(_output_shape(layer, outputs[-1] if outputs else (3, cfg.height, cfg.width), outputs))
+    return outputs
+
+
+def _output_shape(layer: Layer, before: Shape, outputs: list[Shape]) -> Shape:
+    """What a layer gives; outputs: what all layers before it give."""
     channels, height, width = before
     match layer:
         case Convolutional():
@@ -132,9 +139,7 @@ def output_shape(layer: Layer, before: tuple[int, int, int], outputs: list[tuple
     return before
 
 
-def _tensors_of(
-    layer: Layer, before: tuple[int, int, int], after: tuple[int, int, int]
-) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _tensors_of(layer: Layer, before: Shape, after: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of one layer's tensors."""
     norm = ("bn.weight", "bn.running_mean", "bn.running_var")
     match layer:
@@ -158,7 +163,7 @@ def _numbers(path: Path) -> tuple[np.ndarray, bool]:
     start = 20 if major * 10 + minor >= 2 and major < 1000 and minor < 1000 else 16
     if len(content) <= start or (len(content) - start) % 4:
         raise CheckpointError(
-            f"{path} is cut short: {len(content)} bytes are no header of {start} and whole numbers; copy it again"
+            f"{path} is cut short: its {len(content)} bytes end within the header or within a number; copy it again"
         )
     return np.frombuffer(bytearray(content[start:]), "<f4"), major > 1000 or minor > 1000
 

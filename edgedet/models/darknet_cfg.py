@@ -1,12 +1,12 @@
 """Darknet's `.cfg`: a network as a list of layers (Redmon's and Bochkovskiy's programs read the same).
 
-What concerns training only is passed over. Numbers of other layers are absolute here, whichever way the file counts.
+What concerns training only is passed over. In a `Cfg` the numbers of other layers are absolute, however they were written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from edgedet.errors import CheckpointError
@@ -127,7 +127,7 @@ def parse(path: Path) -> Cfg:
         raise CheckpointError(f"{path}: no cfg, because it does not begin with [net]; copy it again")
     try:
         net = {key: int(value) for key, value in sections[0][1].items() if key in ("width", "height", "channels", "letter_box")}
-        layers = tuple(_layer(kind, options, number) for number, (kind, options) in enumerate(sections[1:]))
+        layers = resolved([_layer(kind, options) for kind, options in sections[1:]])
     except (ValueError, IndexError, KeyError) as error:
         raise CheckpointError(f"{path}: a value in it cannot be used ({error}); correct it") from error
     if net.get("channels", 3) != 3:
@@ -147,10 +147,10 @@ def _sections(text: str) -> list[tuple[str, dict[str, str]]]:
     return sections
 
 
-def _layer(kind: str, options: Mapping[str, str], number: int) -> Layer:
-    """The layer of a section; numbers of other layers become absolute."""
+def _layer(kind: str, options: Mapping[str, str]) -> Layer:
+    """The layer of a section, numbers of other layers as they stand there."""
     if kind not in KINDS:
-        raise ValueError(f"layer {number} is a [{kind}]")
+        raise ValueError(f"a [{kind}]")
     values: dict[str, object] = {
         entry.name: type(entry.default)(options[entry.name])
         for entry in fields(KINDS[kind])
@@ -161,9 +161,9 @@ def _layer(kind: str, options: Mapping[str, str], number: int) -> Layer:
     elif kind == "maxpool":
         values["size"] = int(options.get("size", options.get("stride", 1)))
     elif kind == "route":
-        values["layers"] = tuple(absolute(int(i), number) for i in options["layers"].split(","))
+        values["layers"] = tuple(int(i) for i in options["layers"].split(","))
     elif kind == "shortcut":
-        values["source"] = absolute(int(options["from"]), number)
+        values["source"] = int(options["from"])
     elif kind == "yolo":
         sizes = [float(value) for value in options["anchors"].split(",")]
         mask = [int(i) for i in options["mask"].split(",")] if "mask" in options else range(len(sizes) // 2)
@@ -172,6 +172,24 @@ def _layer(kind: str, options: Mapping[str, str], number: int) -> Layer:
     return KINDS[kind](**values)
 
 
-def absolute(number: int, of_layer: int) -> int:
-    """The number of a layer that a cfg counts back from its own where it is negative."""
-    return number + of_layer if number < 0 else number
+def resolved(layers: Iterable[Layer]) -> tuple[Layer, ...]:
+    """The layers with absolute numbers where they count back from their own by negative ones."""
+    absolute: list[Layer] = []
+    for number, layer in enumerate(layers):
+        if isinstance(layer, Route):
+            layer = replace(layer, layers=tuple(i + number if i < 0 else i for i in layer.layers))
+        elif isinstance(layer, Shortcut) and layer.source < 0:
+            layer = replace(layer, source=layer.source + number)
+        absolute.append(layer)
+    return tuple(absolute)
+
+
+def convolution(filters: int, size: int = 3, stride: int = 1, activation: str = "leaky") -> Convolutional:
+    """A convolution with batch norm that keeps the size at stride 1."""
+    return Convolutional(filters, size, stride, size // 2, batch_normalize=1, activation=activation)
+
+
+def detections(anchors: tuple[float, ...], num_classes: int, scale_x_y: float = 1.0) -> tuple[Convolutional, Yolo]:
+    """The convolution to 5 + classes rows for each anchor, and their meaning."""
+    count = len(anchors) // 2
+    return Convolutional(count * (5 + num_classes), activation="linear"), Yolo(anchors, scale_x_y, count, num_classes)
