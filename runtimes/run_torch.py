@@ -20,7 +20,7 @@ from edgedet.spec import CANDIDATES, FINAL, ModelSpec
 if TYPE_CHECKING:
     from edgedet.export.graph import ExportGraph
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".tar")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".tar", ".weights")
 
 
 def available() -> str | None:

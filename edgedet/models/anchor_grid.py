@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +73,12 @@ def boxes_of(offsets: Tensor, places: Grid) -> Tensor:
 
 
 class AnchorGridDetector(Detector):
-    """A Darknet network whose detection layers are [yolo]; a family adds its loss."""
+    """A Darknet network whose detection layers are [yolo]; a family adds its loss.
 
+    backbone_layers: how many layers of each variant come from a classifier.
+    """
+
+    backbone_layers: ClassVar[Mapping[str, int]]
     normalization = Normalization("rgb", std=(255.0, 255.0, 255.0))
     candidate_order = "scores"
     suppression = Suppression(iou_threshold=0.45, min_score=0.005, candidates=CANDIDATES)
@@ -103,6 +107,11 @@ class AnchorGridDetector(Detector):
         boxes = boxes_of(found[..., :4], grid(raw, self.heads, self.strides))
         scores = found[..., 4:5].sigmoid() * found[..., 5:].sigmoid()
         return selection.best_pairs(boxes, scores, CANDIDATES)
+
+    def classification_names(self) -> dict[str, str]:
+        count = self.backbone_layers[self.variant]
+        names = (f"layers.{name}" for name in self.layers[:count].state_dict())
+        return {name: name for name in names}  # Darknet's classifiers are numbered alike
 
     @staticmethod
     def _start(last: nn.Conv2d, head: Anchors) -> None:

@@ -120,6 +120,8 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], ModelSpec | None]:
         state, spec = _read_safetensors(path)
     elif path.suffix == ".weights":
         state, spec = _read_darknet(path)
+    elif path.suffix[1:].isdigit() and path.stem.endswith(".conv"):
+        state, spec = darknet.read_first_layers(path), None
     else:
         state, spec = _unwrap(path, _unpickle(path)), None
     if not state:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,6 +76,20 @@ def read(path: Path) -> Weights:
             "copy both again from where they belong together"
         )
     return Weights(network, tensors(cfg, numbers, transposed=transposed), cfg)
+
+
+def read_first_layers(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file as `darknet53.conv.74`, which holds the first 74 layers of a network: what training starts from."""
+    numbers, transposed = _numbers(path)
+    count = int(path.suffix[1:])
+    for network in known():
+        cfg = network.published(1)
+        first = replace(cfg, layers=cfg.layers[:count])
+        if size(first) == numbers.size:
+            return tensors(first, numbers, transposed=transposed)
+    raise CheckpointError(
+        f"{path}: its {numbers.size} numbers are not the first {count} layers of a network edgedet knows; copy it again"
+    )
 
 
 def tensors(cfg: Cfg, numbers: np.ndarray, *, transposed: bool = False) -> dict[str, Tensor]:

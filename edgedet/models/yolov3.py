@@ -16,6 +16,7 @@ number of objects, where Darknet divides by the pictures.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -38,6 +39,7 @@ class YOLOv3(AnchorGridDetector):
     """YOLOv3 of either variant; see the module's docstring for shapes."""
 
     family = "yolov3"
+    backbone_layers: ClassVar = {"": 75, "tiny": 11}
     letterbox_anchor = "center"
     letterbox_fill = 128
 

@@ -21,6 +21,7 @@ divides by the pictures, and weight the box loss by 5 for that.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -46,6 +47,7 @@ class YOLOv4(AnchorGridDetector):
     """YOLOv4 of either variant; see the module's docstring for shapes."""
 
     family = "yolov4"
+    backbone_layers: ClassVar = {"": 105, "tiny": 27}
     letterbox_anchor = "stretch"
 
     def loss(self, raw: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:

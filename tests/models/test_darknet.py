@@ -198,6 +198,36 @@ def test_every_network_is_recognised_from_its_tensors(module, variant, classes):
     assert module.recognise(odd) is None
 
 
+def test_the_first_layers_of_a_network_are_what_darknet53_conv_74_holds():
+    cfg = known("yolov3", 80)
+    assert darknet.size(replace(cfg, layers=cfg.layers[:74])) * 4 + 20 == 162482580  # the published file's size
+
+
+@pytest.mark.parametrize(("name", "count"), [("yolov3-tiny", 11), ("yolov3-tiny", 15), ("yolov4-tiny", 29)])
+def test_training_starts_from_the_first_layers_of_a_classifier(name, count, tmp_path):
+    cfg = known(name, 3)
+    size = darknet.size(replace(cfg, layers=cfg.layers[:count]))
+    numbers = np.random.default_rng(0).random(size, np.float32)
+    path = darknet_reference.write(tmp_path / f"{name}.conv.{count}", numbers)
+    detector = checkpoint.build(name, 3)
+    before = {key: tensor.clone() for key, tensor in detector.state_dict().items()}
+    loaded = checkpoint.load_backbone(detector, path)
+    changed = [key for key, tensor in detector.state_dict().items() if not torch.equal(tensor, before[key])]
+    assert loaded == len(changed) == len([key for key in detector.classification_names() if "tracked" not in key])
+    np.testing.assert_array_equal(detector.state_dict()["layers.0.bn.bias"], numbers[: len(before["layers.0.bn.bias"])])
+    assert not [key for key in changed if int(key.split(".")[1]) >= count]
+    darknet_reference.write(path, numbers[:-1])
+    with pytest.raises(CheckpointError, match=f"not the first {count} layers"):
+        checkpoint.load_backbone(detector, path)
+
+
+def test_another_networks_first_layers_are_not_taken(tmp_path):
+    cfg = known("yolov3-tiny", 3)
+    size = darknet.size(replace(cfg, layers=cfg.layers[:11]))
+    path = darknet_reference.write(tmp_path / "a.conv.11", np.zeros(size, np.float32))
+    assert checkpoint.load_backbone(checkpoint.build("yolov4-tiny", 3), path) is None
+
+
 def test_a_cfg_with_other_anchors_is_the_same_network():
     cfg = known("yolov3-tiny", 3)
     last = replace(cfg.layers[-1], anchors=(1.0, 2, 3, 4, 5, 6), scale_x_y=1.5)
