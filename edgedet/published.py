@@ -80,7 +80,7 @@ def _torchvision(file: str, *, frozen_without_epsilon: bool = False) -> Publishe
 
 def _effdet(file: str) -> Published:
     url = f"https://github.com/rwightman/efficientdet-pytorch/releases/download/v0.1/{file}"
-    return Published("effdet, from Google's", "Apache-2.0", (Remote(url, _digits(file)),))
+    return Published("Ross Wightman (effdet)", "Apache-2.0", (Remote(url, _digits(file)),))
 
 
 def _megvii(file: str, sha256: str) -> Published:
@@ -129,6 +129,8 @@ TABLE: dict[str, Published] = {
     "efficientdet-d7@coco": _effdet("tf_efficientdet_d7_53-6d1d7a95.pth"),
     "efficientdet-d7x@coco": _effdet("tf_efficientdet_d7x-f390b87c.pth"),
     "efficientdet-lite0@coco": _effdet("tf_efficientdet_lite0-dfacfc78.pth"),
+    "efficientdet-d0-pt@coco": _effdet("efficientdet_d0-f3276ba8.pth"),
+    "efficientdet-d1-pt@coco": _effdet("efficientdet_d1-bb7e98fe.pth"),
     "yolox-nano@coco": _megvii("yolox_nano.pth", "cd28f55fbbc1829f99d9ac9b38a16d259a22889739c8728ea877610201feff7b"),
     "yolox-tiny@coco": _megvii("yolox_tiny.pth", "9de513de589ac98bb92d3bca53b5af7b9acfa9b0bacb831f7999d0f7afaee8f0"),
     "yolox-s@coco": _megvii("yolox_s.pth", "f55ded7181e1b0c13285c56e7790b8f0e8f8db590fe4edb37f0b7f345c913a30"),

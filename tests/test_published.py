@@ -140,7 +140,7 @@ def test_digests_are_those_in_the_file_names_or_whole():
         weights = found.files[0]
         assert published.is_name(name)
         assert weights.url.startswith("https://")
-        if found.publisher == "torchvision" or found.publisher.startswith("effdet"):
+        if name.startswith("efficientdet-") or found.publisher == "torchvision":
             assert re.search(rf"-{weights.sha256}\.pth$", weights.url), name
             assert len(weights.sha256) == 8
         elif name != "yolov1-tiny@voc":  # nobody has recorded its digest

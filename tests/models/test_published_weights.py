@@ -28,7 +28,8 @@ def test_effdets_addresses_are_effdets_own(effdet):
     for name, found in TABLE.items():
         if name.startswith("efficientdet-"):
             variant = name.removeprefix("efficientdet-").removesuffix("@coco")
-            assert found.files[0].url == theirs[f"tf_efficientdet_{variant}"]
+            own = f"efficientdet_{variant.removesuffix('-pt')}"
+            assert found.files[0].url == theirs[own if variant.endswith("-pt") else f"tf_{own}"]
 
 
 def test_every_published_name_is_a_model_with_its_data():
