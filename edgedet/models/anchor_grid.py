@@ -91,8 +91,8 @@ class AnchorGridDetector(Detector):
         numbers = [number for number, layer in enumerate(cfg.layers) if isinstance(layer, Yolo)]
         shapes = darknet.output_shapes(cfg)
         self.strides = [cfg.height // shapes[number][1] for number in numbers]
-        for number in numbers:
-            self._start(self.layers[number - 1].conv, self.layers[number])
+        for last, head in zip([self.layers[number - 1] for number in numbers], self.heads, strict=True):
+            _start(last, head)
 
     @property
     def heads(self) -> list[Anchors]:
@@ -113,11 +113,12 @@ class AnchorGridDetector(Detector):
         names = (f"layers.{name}" for name in self.layers[:count].state_dict())
         return {name: name for name in names}  # Darknet's classifiers are numbered alike
 
-    @staticmethod
-    def _start(last: nn.Conv2d, head: Anchors) -> None:
-        """Begin near an objectness of .01, so that the many empty cells do not drown the loss (Lin et al. 2017)."""
-        with torch.no_grad():
-            last.bias.zero_().view(head.anchors.shape[0], -1)[:, 4] = -math.log(99.0)
+
+def _start(last: nn.Module, head: Anchors) -> None:
+    """Begin near an objectness of .01, so that the many empty cells do not drown the loss (Lin et al. 2017)."""
+    with torch.no_grad():
+        bias = last.get_parameter("conv.bias").zero_()
+        bias.view(head.anchors.shape[0], -1)[:, 4] = -math.log(99.0)
 
 
 def recognised(

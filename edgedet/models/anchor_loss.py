@@ -37,7 +37,7 @@ class Matches(NamedTuple):
     labels: Tensor
 
     @property
-    def count(self) -> int:
+    def divisor(self) -> int:
         """P, or 1 where there is none: what losses are divided by."""
         return max(len(self.labels), 1)
 
@@ -61,7 +61,7 @@ def match(found: Tensor, places: Grid, targets: Sequence[Target], *, enough: flo
     wanted = torch.zeros_like(found[..., 4])
     wanted[at] = 1
     loss = binary_cross_entropy_with_logits(found[..., 4], wanted, torch.stack(blamed).to(wanted), reduction="sum")
-    return matches, loss / matches.count
+    return matches, loss / matches.divisor
 
 
 def assign(boxes: Tensor, places: Grid, *, enough: float) -> Tensor:
@@ -94,7 +94,7 @@ def class_loss(matches: Matches, *, smoothing: float = 0.0) -> Tensor:
     """Binary cross-entropy of every class, a sum over P. smoothing: ε of (1 − ε)·truth + ε/C (Szegedy et al. 2016)."""
     classes = matches.values[:, 5:]
     truth = one_hot(matches.labels, classes.shape[1]) * (1 - smoothing) + smoothing / classes.shape[1]
-    return binary_cross_entropy_with_logits(classes, truth.to(classes), reduction="sum") / matches.count
+    return binary_cross_entropy_with_logits(classes, truth.to(classes), reduction="sum") / matches.divisor
 
 
 def offset_loss(matches: Matches, size_hw: tuple[int, int]) -> Tensor:
@@ -109,4 +109,4 @@ def offset_loss(matches: Matches, size_hw: tuple[int, int]) -> Tensor:
     centre = binary_cross_entropy_with_logits(offsets[:, :2], within, reduction="none")
     size = (offsets[:, 2:] - growth).square() / 2
     weight = 2 - sizes.prod(1) / (size_hw[0] * size_hw[1])
-    return (weight * (centre + size).sum(1)).sum() / matches.count
+    return (weight * (centre + size).sum(1)).sum() / matches.divisor

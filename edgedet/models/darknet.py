@@ -138,10 +138,11 @@ def _output_shape(layer: Layer, before: Shape, outputs: list[Shape]) -> Shape:
     channels, height, width = before
     match layer:
         case Convolutional():
-            return layer.filters, *((side + 2 * layer.padding - layer.size) // layer.stride + 1 for side in (height, width))
+            around = 2 * layer.padding - layer.size
+            return layer.filters, (height + around) // layer.stride + 1, (width + around) // layer.stride + 1
         case Local():
             least = 1 if layer.pad else layer.size
-            return layer.filters, *((side - least) // layer.stride + 1 for side in (height, width))
+            return layer.filters, (height - least) // layer.stride + 1, (width - least) // layer.stride + 1
         case Connected():
             return layer.output, 1, 1
         case Maxpool():
@@ -149,8 +150,8 @@ def _output_shape(layer: Layer, before: Shape, outputs: list[Shape]) -> Shape:
         case Upsample():
             return channels, height * layer.stride, width * layer.stride
         case Route():
-            first = outputs[layer.layers[0]]
-            return sum(outputs[i][0] for i in layer.layers) // layer.groups, *first[1:]
+            _, height, width = outputs[layer.layers[0]]
+            return sum(outputs[i][0] for i in layer.layers) // layer.groups, height, width
     return before
 
 

@@ -22,8 +22,8 @@ def darknet53() -> list[Layer]:
     """Leaky ReLUs throughout; strides 8, 16 and 32 end at the layers 36, 61 and 74."""
     layers: list[Layer] = [convolution(32)]
     for filters, blocks in STAGES:
-        layers.append(convolution(filters, stride=2))
-        layers += [convolution(filters // 2, 1), convolution(filters), Shortcut(-3)] * blocks
+        block: list[Layer] = [convolution(filters // 2, 1), convolution(filters), Shortcut(-3)]
+        layers += [convolution(filters, stride=2), *block * blocks]
     return layers
 
 
@@ -33,7 +33,7 @@ def cspdarknet53() -> list[Layer]:
     layers: list[Layer] = [mish(32)]
     for filters, blocks in STAGES:
         half = max(filters // 2, 64)  # the first stage does not divide its channels
-        past = [mish(filters, stride=2), mish(half, 1), Route((-2,)), mish(half, 1)]
-        through = [mish(filters // 2, 1), mish(half), Shortcut(-3)] * blocks
-        layers += [*past, *through, mish(half, 1), Route((-1, -4 - 3 * blocks)), mish(filters, 1)]
+        block: list[Layer] = [mish(filters // 2, 1), mish(half), Shortcut(-3)]
+        layers += [mish(filters, stride=2), mish(half, 1), Route((-2,)), mish(half, 1), *block * blocks]
+        layers += [mish(half, 1), Route((-1, -4 - 3 * blocks)), mish(filters, 1)]
     return layers

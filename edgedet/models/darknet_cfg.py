@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from edgedet.errors import CheckpointError
 
@@ -151,11 +152,9 @@ def _layer(kind: str, options: Mapping[str, str]) -> Layer:
     """The layer of a section, numbers of other layers as they stand there."""
     if kind not in KINDS:
         raise ValueError(f"a [{kind}]")
-    values: dict[str, object] = {
-        entry.name: type(entry.default)(options[entry.name])
-        for entry in fields(KINDS[kind])
-        if entry.name in options and type(entry.default) in (int, float, str)
-    }
+    defaults: dict[str, Any] = {entry.name: entry.default for entry in fields(KINDS[kind])}
+    plain = [name for name, default in defaults.items() if name in options and isinstance(default, int | float | str)]
+    values: dict[str, Any] = {name: type(defaults[name])(options[name]) for name in plain}
     if kind == "convolutional" and int(options.get("pad", 0)):
         values["padding"] = int(options.get("size", 1)) // 2
     elif kind == "maxpool":

@@ -58,7 +58,7 @@ def published_cfg(variant: str, num_classes: int) -> Cfg:
 
 def _large(num_classes: int) -> list[Layer]:
     def scale(filters: int, anchors: tuple[float, ...]) -> list[Layer]:
-        return [convolution(filters, 1), convolution(2 * filters)] * 3 + [*detections(anchors, num_classes)]
+        return [*[convolution(filters, 1), convolution(2 * filters)] * 3, *detections(anchors, num_classes)]
 
     def finer(filters: int, beside: int) -> list[Layer]:
         return [Route((-4,)), convolution(filters, 1), Upsample(), Route((-1, beside))]

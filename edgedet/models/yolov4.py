@@ -53,7 +53,7 @@ class YOLOv4(AnchorGridDetector):
     def loss(self, raw: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         found, places = predictions(raw, self.heads), grid(raw, self.heads, self.strides)
         matches, objectness = match(found, places, targets, enough=ENOUGH)
-        boxes = ciou_loss(boxes_of(matches.values[:, :4], matches.places), matches.boxes).sum() / matches.count
+        boxes = ciou_loss(boxes_of(matches.values[:, :4], matches.places), matches.boxes).sum() / matches.divisor
         classes = class_loss(matches, smoothing=SMOOTHING)
         return {"box": BOX_WEIGHT * boxes, "objectness": objectness, "classes": classes}
 
@@ -66,15 +66,15 @@ def published_cfg(variant: str, num_classes: int) -> Cfg:
 
 def _alternating(filters: int, count: int) -> list[Layer]:
     """So many convolutions, 1×1 to `filters` and 3×3 to twice as many by turns."""
-    return ([convolution(filters, 1), convolution(2 * filters)] * 3)[:count]
+    return [convolution(2 * filters) if turn % 2 else convolution(filters, 1) for turn in range(count)]
 
 
 def _large(num_classes: int) -> list[Layer]:
     pools: list[Layer] = [Maxpool(5), Route((-2,)), Maxpool(9), Route((-4,)), Maxpool(13), Route((-1, -3, -5, -6))]
 
     def up(filters: int, beside: int) -> list[Layer]:
-        joined = [convolution(filters, 1), Upsample(), Route((beside,)), convolution(filters, 1), Route((-1, -3))]
-        return [*joined, *_alternating(filters, 5)]
+        higher: list[Layer] = [convolution(filters, 1), Upsample()]
+        return [*higher, Route((beside,)), convolution(filters, 1), Route((-1, -3)), *_alternating(filters, 5)]
 
     def down(filters: int, beside: int) -> list[Layer]:
         return [Route((-4,)), convolution(filters, stride=2), Route((-1, beside)), *_alternating(filters, 6)]
