@@ -82,7 +82,8 @@ class CenterNet(Detector):
     letterbox_anchor = "center"
     letterbox_fill = 0
     candidate_order = "scores"
-    suppression = Suppression(min_score=0.0, candidates=DETECTIONS, max_detections=DETECTIONS, needed=False)
+    # The official code has no floor; this one keeps cells out that are no peak.
+    suppression = Suppression(min_score=0.001, candidates=DETECTIONS, max_detections=DETECTIONS, needed=False)
 
     def __init__(self, variant: str, num_classes: int, channels: int) -> None:
         config = VARIANTS[variant]
