@@ -148,3 +148,18 @@ def test_candidates_are_as_many_as_suppression_takes():
     assert boxes.shape == (1, 135, 4)[:1] + (1000, 4)[0:2]
     assert scores.shape == labels.shape == (1, detector.suppression.candidates)
     assert labels.dtype == torch.int32
+
+
+def test_a_class_that_both_data_sets_name_keeps_its_rows_at_every_anchor():
+    torch.manual_seed(0)
+    old, new = yolov4.build("tiny", 3), yolov4.build("tiny", 2)
+    before = {name: tensor.clone() for name, tensor in new.state_dict().items()}
+    kept = checkpoint.transfer(new, old.state_dict(), old=("car", "dog", "bus"), new=("tree", "dog"))
+    assert kept == []
+    for number in (29, 36):
+        name = f"layers.{number}.conv.weight"
+        after = new.state_dict()[name].unflatten(0, (3, 7))
+        source, start = old.state_dict()[name].unflatten(0, (3, 8)), before[name].unflatten(0, (3, 7))
+        assert torch.equal(after[:, :5], source[:, :5])  # boxes and objectness
+        assert torch.equal(after[:, 6], source[:, 6])  # dog
+        assert torch.equal(after[:, 5], start[:, 5])  # tree
