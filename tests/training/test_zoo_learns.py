@@ -21,7 +21,9 @@ class Case:
     lr: float = 1e-3
 
 
-CASES: dict[str, Case] = {}
+CASES: dict[str, Case] = {
+    "yolov4-tiny": Case(256, epochs=70, batch=4),
+}
 
 
 @pytest.fixture
