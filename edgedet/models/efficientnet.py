@@ -41,8 +41,8 @@ SCALES = {
     "b4": (1.4, 1.8), "b5": (1.6, 2.2), "b6": (1.8, 2.6), "b7": (2.0, 3.1),
 }  # fmt: skip
 """Width and depth as multiples of B0's."""
-MOMENTUM = 0.03
-"""How fast the norms' statistics follow the batches, as in the other families; the reference's .01 needs a thousand steps."""
+MOMENTUM = 0.1
+"""How fast the norms' statistics follow the batches. effdet's .01 outside the trunk wants thousands of steps."""
 
 Padding = Literal["same", "symmetric"]
 
