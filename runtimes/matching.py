@@ -107,7 +107,7 @@ def match(reference: Detections, other: Detections, *, min_score: float, min_iou
     Only pairs and lone detections count that reach min_score on either side,
     but a partner may score less: noise about the threshold separates nobody.
     """
-    overlap = iou_matrix(reference.boxes, other.boxes)
+    overlap = _overlap(reference.boxes, other.boxes)
     overlap[reference.labels[:, None] != other.labels[None]] = 0
     ours, theirs = _closest_first(overlap, reference.scores[:, None] - other.scores[None], min_iou)
     lone = np.setdiff1d(np.flatnonzero(reference.scores >= min_score), ours)
@@ -116,6 +116,12 @@ def match(reference: Detections, other: Detections, *, min_score: float, min_iou
     ours, theirs = ours[counts], theirs[counts]
     box_errors = np.abs(other.boxes[theirs] - reference.boxes[ours]).max(axis=1, initial=0)
     return Matches(ours, theirs, box_errors, other.scores[theirs] - reference.scores[ours], lone, strangers)
+
+
+def _overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """IoU (N, M), each box at least a pixel wide and high: what a detector cut to nothing at the edge overlaps its like."""
+    at_least = [np.concatenate([b[:, :2], np.maximum(b[:, 2:], b[:, :2] + 1)], axis=1) for b in (first, second)]
+    return iou_matrix(*at_least)
 
 
 def _closest_first(overlap: np.ndarray, drift: np.ndarray, min_iou: float) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +151,7 @@ def disagreement(references: Sequence[Detections], others: Sequence[Detections],
     for reference, other in zip(references, others, strict=True):
         found = match(reference, other, min_score=min_score)
         total += float(reference.scores[reference.scores >= min_score].sum())
-        overlap = iou_matrix(reference.boxes[found.reference], other.boxes[found.other]).diagonal()
+        overlap = _overlap(reference.boxes[found.reference], other.boxes[found.other]).diagonal()
         difference += float(np.abs(found.score_drifts).sum() + (reference.scores[found.reference] * (1 - overlap)).sum())
         difference += float(reference.scores[found.only_reference].sum() + other.scores[found.only_other].sum())
     return difference / total if total else difference

@@ -15,6 +15,7 @@ from edgedet.models.checkpoint import Checkpoint
 
 SMALL_HW = (96, 160)
 """Sides that P6 and P7 round up: their strides are 48 and 53, then 96 and 80 pixels."""
+SLOW = pytest.mark.slow
 TINY = retinanet.Variant(18, (64, 96), width=8, channels=32)
 
 
@@ -39,7 +40,7 @@ def reference(torchvision, variant: str, columns: int, size_hw: tuple[int, int])
     backbone, head = parts(torchvision, variant, columns)
     sides = {"min_size": min(size_hw), "max_size": max(size_hw)}
     model = torchvision.models.detection.RetinaNet(backbone, columns, head=head, **sides)
-    inputs = model.transform(list(as_rgb(pictures(size_hw, 2))))[0].tensors
+    inputs = model.transform.normalize(as_rgb(pictures(SMALL_HW, 2)))
     settle(model.backbone, inputs)
     with torch.no_grad():
         raw = model.head(list(model.backbone(inputs).values()))
@@ -76,7 +77,7 @@ def assert_same_heads(model, detector, images) -> None:
         torch.testing.assert_close(values, wanted[name], rtol=0, atol=1e-4 * wanted[name].abs().max().item())
 
 
-@pytest.mark.parametrize("variant", ["r18", "r18-v2"])
+@pytest.mark.parametrize("variant", ["r18", "r18-v2", pytest.param("r101", marks=SLOW), pytest.param("r101-v2", marks=SLOW)])
 def test_heads_and_detections_are_torchvisions(torchvision, variant, tmp_path):
     model = reference(torchvision, variant, 5, SMALL_HW)
     detector, spec = loaded(model, tmp_path / "r.pth")
@@ -88,7 +89,8 @@ def test_heads_and_detections_are_torchvisions(torchvision, variant, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["r50", "r50-v2", "r101"])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("variant", ["r50", "r50-v2"])
 def test_heads_and_detections_are_torchvisions_at_full_size_with_cocos_classes(torchvision, variant, tmp_path):
     model = reference(torchvision, variant, 91, (800, 1344))
     detector, spec = loaded(model, tmp_path / "r.pth")
@@ -207,9 +209,6 @@ def tiny(*, norm: bool) -> Checkpoint:
     spread(detector.head.classification_head.cls_logits, [level.classes for level in raw], std=1.5, bias=-5.0)
     spread(detector.head.regression_head.bbox_reg, [level.box for level in raw], std=0.3, bias=0.0)
     return Checkpoint(detector, checkpoint.describe(detector, ("a", "b", "c")))
-
-
-SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("norm", [False, pytest.param(True, marks=SLOW)], ids=["v1", "v2"])

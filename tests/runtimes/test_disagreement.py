@@ -37,6 +37,12 @@ def test_a_detection_without_a_partner_counts_whole_on_either_side():
     assert disagreement([found(CAR)], [found((*CAR[:5], 1))]) == pytest.approx(2)
 
 
+def test_a_box_cut_to_nothing_at_the_edge_is_its_likes_partner_and_nobody_elses():
+    line, moved = (0, 20, 0, 80, 0.8, 0), (0, 20.001, 0, 80, 0.8, 0)
+    assert disagreement([found(line)], [found(moved)]) == pytest.approx(0, abs=1e-4)
+    assert disagreement([found(line)], [found((30, 20, 30, 80, 0.8, 0))]) == pytest.approx(2)
+
+
 def test_images_are_summed_by_their_scores():
     assert disagreement([found(CAR), found(DOG)], [found(CAR), found()]) == pytest.approx(0.4 / 1.2)
 
