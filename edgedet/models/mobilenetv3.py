@@ -6,7 +6,8 @@
     last    1×1, hard-swish                                         (H/32, W/32)   960     576
 
 Layers are numbered and named as in torchvision's `features`, so its weights load by name. A reduced tail has half the
-channels from the last strided block on, as the paper does it for detection (table 6).
+channels from the last strided block on, as the paper does it for detection (table 6). Norms follow their batches by a tenth,
+where torchvision's detectors follow by .03: on 160 steps of a small data set that leaves them at AP50 .04 instead of .97.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-MOMENTUM, EPSILON = 0.03, 1e-3
+EPSILON = 1e-3
 STEM = 16
 
 
@@ -107,7 +108,7 @@ def conv_norm(
     """Convolution, batch norm and the activation, if any, with padding that keeps the size at stride 1; tensors 0 and 1."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out")
-    norm = nn.BatchNorm2d(outputs, eps=EPSILON, momentum=MOMENTUM)
+    norm = nn.BatchNorm2d(outputs, eps=EPSILON)
     return nn.Sequential(convolution, norm, *([activation()] if activation else []))
 
 
