@@ -22,6 +22,7 @@ class Case:
 
 
 CASES: dict[str, Case] = {
+    "ssd-lite-mobilenetv3": Case(128, epochs=50, batch=4),
     "yolov4-tiny": Case(256, epochs=70, batch=4),
 }
 
