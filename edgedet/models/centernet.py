@@ -92,7 +92,7 @@ class CenterNet(Detector):
         self.wh = _head(channels, config.hidden, 2)
         self.reg = _head(channels, config.hidden, 2)
         # Start near a score of .1, so that the many empty cells do not drown the loss (Lin et al. 2017).
-        nn.init.constant_(self.hm[2].bias, -2.19)
+        nn.init.constant_(self.hm.get_parameter("2.bias"), -2.19)
 
     def features(self, images: Tensor) -> Tensor:
         """(B, channels, H/4, W/4)."""

@@ -33,8 +33,8 @@ class DeformableConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(outputs, inputs, 3, 3).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.conv_offset_mask = nn.Conv2d(inputs, 3 * TAPS, 3, 1, 1)
-        nn.init.zeros_(self.conv_offset_mask.weight)
-        nn.init.zeros_(self.conv_offset_mask.bias)
+        for parameter in self.conv_offset_mask.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         offsets, masks = self.conv_offset_mask(x).split([2 * TAPS, TAPS], dim=1)
