@@ -97,7 +97,7 @@ def reading(numbers: np.ndarray) -> Convolve:
 def making(seed: int, *, objectness: float) -> tuple[Convolve, list[np.ndarray]]:
     """Convolutions that make their numbers up, norms with the statistics of what they see, and these numbers in file order.
 
-    objectness: the mean of its logit.
+    objectness: the mean of its logit; raw maps are spread by about 1.
     """
     random = np.random.default_rng(seed)
     made: list[np.ndarray] = []
@@ -107,10 +107,11 @@ def making(seed: int, *, objectness: float) -> tuple[Convolve, list[np.ndarray]]
         kernel = random.standard_normal((filters, x.shape[1], size, size), np.float32) / math.sqrt(x.shape[1] * size * size)
         out = functional.conv2d(x, torch.from_numpy(kernel), stride=int(options["stride"]), padding=size // 2)
         if "batch_normalize" not in options:
-            bias = random.normal(0, 0.5, (3, filters // 3))
+            spread, shift = out.std((0, 2, 3)), out.mean((0, 2, 3))
+            bias = random.normal(0, 0.5, (3, filters // 3)).astype(np.float32)
             bias[:, 4] += objectness
-            made.extend([bias.astype(np.float32).ravel(), kernel.ravel()])
-            return out + torch.from_numpy(made[-2]).view(-1, 1, 1)
+            made.extend([bias.ravel() - (shift / spread).numpy(), (kernel / spread.numpy()[:, None, None, None]).ravel()])
+            return (out - shift.view(-1, 1, 1)) / spread.view(-1, 1, 1) + torch.from_numpy(bias.ravel()).view(-1, 1, 1)
         mean, variance = out.mean((0, 2, 3)).numpy(), out.var((0, 2, 3)).numpy() + 1e-3
         mean += random.normal(0, 0.1, filters).astype(np.float32) * np.sqrt(variance)
         variance *= random.uniform(0.8, 1.25, filters).astype(np.float32)

@@ -88,7 +88,7 @@ def test_a_large_network_of_an_eighth_of_the_channels_gives_darknets_detections(
 def test_a_full_network_of_80_classes_gives_darknets_detections(name, tmp_path):
     text = NETWORKS[name]()
     cfg = darknet_cfg.parse(_written(tmp_path / "a.cfg", text))
-    numbers = darknet_reference.random_numbers(text, rgb(picture(cfg.width)), objectness=-7.5)
+    numbers = darknet_reference.random_numbers(text, rgb(picture(cfg.width)), objectness=-7.5 if name in TINY else -8.5)
     path = darknet_reference.write(tmp_path / "a.weights", numbers)
     assert path.stat().st_size == PUBLISHED_BYTES[name]
     (tmp_path / "a.cfg").unlink()  # the size alone tells the network
