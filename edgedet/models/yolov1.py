@@ -19,7 +19,7 @@ other input size. Convolutions have batch norm as in all the published files; th
 
 Training is equation 3, divided by the pictures; a confidence is to tell its box's IoU (section 2). Where two objects share a
 cell, a second box of it answers for the second, while Darknet drops that object. The last matrix has thousands of inputs, all
-of which a step of AdamW moves: it wants a tenth of the usual rate, `--lr 1e-4`.
+of which a step of AdamW moves: it wants a low rate, such as `--lr 5e-5`.
 """
 
 from __future__ import annotations
