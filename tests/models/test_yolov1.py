@@ -59,6 +59,7 @@ def assert_same(loaded: Checkpoint, text: str, numbers, images, *, at_least: int
     assert_same_detections(detect(detector, spec, images), theirs, floor=floor, at_least=at_least)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("variant", ["tiny", *(pytest.param(name, marks=SLOW) for name in ("local", ""))])
 def test_a_file_of_darknets_gives_darknets_outputs_and_detections(variant, tmp_path):
     images, text = pictures((448, 448), 1), reference.cfg(variant, 20)
