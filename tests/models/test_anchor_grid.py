@@ -84,6 +84,7 @@ def test_a_large_network_of_an_eighth_of_the_channels_gives_darknets_detections(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_full_network_of_80_classes_gives_darknets_detections(name, tmp_path):
     text = NETWORKS[name]()
