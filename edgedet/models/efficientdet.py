@@ -39,7 +39,7 @@ from torch.nn.functional import huber_loss
 from edgedet.models import anchors
 from edgedet.models.base import Candidates, Detector, Normalization, Target
 from edgedet.models.bifpn import BiFPN, Fusion, NeckLayers, SeparableConv
-from edgedet.models.efficientnet import SCALES, EfficientNet, Layers
+from edgedet.models.efficientnet import SCALES, EfficientNet, Layers, Padding
 from edgedet.models.losses import focal_loss, pairwise_iou
 from edgedet.models.selection import MOST, best_pairs
 from edgedet.spec import Suppression
@@ -115,7 +115,7 @@ class Head(nn.Module):
         outputs = []
         for level, x in enumerate(maps):
             for conv, norms in zip(self.conv_rep, self.bn_rep, strict=True):
-                x = self.act(norms[level]["bn"](conv(x)))
+                x = self.act(norms.get_submodule(f"{level}.bn")(conv(x)))
             outputs.append(self.predict(x))
         return outputs
 
@@ -131,7 +131,7 @@ class EfficientDet(Detector):
     def __init__(self, variant: str, num_classes: int, config: Variant) -> None:
         super().__init__(variant, num_classes, (config.size, config.size))
         self.config = config
-        padding = "same" if config.ported else "symmetric"
+        padding: Padding = "same" if config.ported else "symmetric"
         activation = nn.ReLU6 if config.lite else nn.SiLU
         trunk = Layers(padding, 1e-3 if config.ported else 1e-5, activation)
         neck = NeckLayers(padding, 1e-3, activation, redundant_bias=config.ported)
@@ -139,7 +139,8 @@ class EfficientDet(Detector):
         self.fpn = BiFPN(self.backbone.channels, config.levels, config.channels, config.cells, neck, config.fusion)
         self.class_net = Head(config, num_classes, neck)
         self.box_net = Head(config, 4, neck)
-        nn.init.constant_(self.class_net.predict.conv_pw.bias, -math.log((1 - PRIOR) / PRIOR))
+        if (bias := self.class_net.predict.conv_pw.bias) is not None:
+            nn.init.constant_(bias, -math.log((1 - PRIOR) / PRIOR))
 
     def forward(self, images: Tensor) -> list[HeadLevel]:
         maps = self.fpn(self.backbone(images))
