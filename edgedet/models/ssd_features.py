@@ -55,7 +55,7 @@ class VGGFeatures(nn.Module):
 
     def classification_names(self) -> dict[str, str]:
         names = {f"features.{i}": f"features.{i}" for i in range(vgg.POOLS[3])}
-        names |= {f"extra.0.{i}": f"features.{vgg.POOLS[3] + i}" for i in range(len(self.extra[0]) - 1)}
+        names |= {f"extra.0.{i}": f"features.{vgg.POOLS[3] + i}" for i in range(len(list(self.extra[0].children())) - 1)}
         return _tensors(self, names)
 
 
@@ -85,9 +85,11 @@ class MobileNetFeatures(nn.Module):
         self.channels = mobilenet_channels(size, reduced_tail=reduced_tail)
         layers = mobilenetv3.layers(blocks)
         self._cut = _last_strided(blocks) + 1  # the stem comes first
-        inner = layers[self._cut].block
+        strided = layers[self._cut]
+        assert isinstance(strided, mobilenetv3.InvertedResidual)
         self.features = nn.Sequential(
-            nn.Sequential(*layers[: self._cut], inner[0]), nn.Sequential(inner[1:], *layers[self._cut + 1 :])
+            nn.Sequential(*layers[: self._cut], strided.block[0]),
+            nn.Sequential(strided.block[1:], *layers[self._cut + 1 :]),
         )
         self.extra = nn.ModuleList(_extra(*sides) for sides in zip(self.channels[1:], self.channels[2:]))
 
@@ -99,11 +101,11 @@ class MobileNetFeatures(nn.Module):
         return maps
 
     def classification_names(self) -> dict[str, str]:
-        cut, tail = self._cut, self.features[1]
+        cut, (rest_of_block, *tail) = self._cut, self.features[1].children()
         names = {f"features.0.{i}": f"features.{i}" for i in range(cut)}
         names[f"features.0.{cut}"] = f"features.{cut}.block.0"
-        names |= {f"features.1.0.{i}": f"features.{cut}.block.{i}" for i, _ in tail[0].named_children()}
-        names |= {f"features.1.{i}": f"features.{cut + i}" for i in range(1, len(tail))}
+        names |= {f"features.1.0.{i}": f"features.{cut}.block.{i}" for i, _ in rest_of_block.named_children()}
+        names |= {f"features.1.{i}": f"features.{cut + i}" for i in range(1, len(tail) + 1)}
         return _tensors(self, names)
 
 
