@@ -43,7 +43,7 @@ PUBLISHED = {
     "efficientdet-d0": (3.9, 2.5), "efficientdet-d1": (6.6, 6.1), "efficientdet-d2": (8.1, 11.0),
     "efficientdet-d3": (12.0, 24.9), "efficientdet-d4": (20.7, 55.2), "efficientdet-d5": (33.7, 135.4),
     "efficientdet-d6": (51.9, 225.6), "efficientdet-d7": (51.9, 324.8), "efficientdet-d7x": (77.0, 410.0),
-    "yolov3": (61.9, 32.9), "yolov3-tiny": (8.85, 2.78), "yolov4": (64.4, 30.0), "yolov4-tiny": (6.06, 3.45),
+    "yolov3": (61.9, 32.9), "yolov3-tiny": (8.85, 2.78), "yolov4": (64.4, 64.2), "yolov4-tiny": (6.06, 3.45),
     "yolov1": (None, 20.1),
 }  # fmt: skip
 """Millions of parameters and GMACs, None where nobody gives the figure for this input. YOLOX: its README (GFLOPs / 2). SSD,

@@ -162,12 +162,12 @@ class LoadedDetector:
                 "one was altered: export it again"
             )
         for row, placement in enumerate(placements):
-            one = [array[row] for array in arrays]
+            boxes, scores, labels = (array[row] for array in arrays)
             if names is CANDIDATES:
-                one = [*suppress_candidates(*one, self.spec.suppression)]
-            count = np.count_nonzero((one[2] >= 0) & (one[1] >= self.min_score))  # scores descend, unused rows come last
-            boxes, scores, labels = (values[:count] for values in one)
-            found.append(Detections(placement.boxes_to_frame(boxes), scores, labels.astype(np.int32, copy=False)))
+                boxes, scores, labels = suppress_candidates(boxes, scores, labels, self.spec.suppression)
+            count = np.count_nonzero((labels >= 0) & (scores >= self.min_score))  # scores descend, unused rows come last
+            boxes = placement.boxes_to_frame(boxes[:count])
+            found.append(Detections(boxes, scores[:count], labels[:count].astype(np.int32, copy=False)))
         return found
 
     def close(self) -> None:

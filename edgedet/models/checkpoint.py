@@ -268,13 +268,12 @@ def transfer(detector: Detector, state: Mapping[str, Tensor], *, old: Sequence[s
     kept = []
     for name, tensor in own.items():
         source = state.get(name)
-        anchors = tensor.shape[0] // (detector.class_rows + len(new)) if tensor.ndim else 0
-        grows = source is not None and anchors and tensor.shape[0] == anchors * (detector.class_rows + len(new))
+        anchors, rest = divmod(tensor.shape[0], detector.class_rows + len(new)) if tensor.ndim else (0, 0)
+        grown = (anchors * (detector.class_rows + len(old)), *tensor.shape[1:])
         if source is not None and source.shape == tensor.shape:
             tensor.copy_(source)
-        elif grows and source.shape == (anchors * (detector.class_rows + len(old)), *tensor.shape[1:]) and shared:
-            by_anchor = (tensor.unflatten(0, (anchors, -1)), source.unflatten(0, (anchors, -1)))
-            by_anchor[0][:, to] = by_anchor[1][:, where]
+        elif source is not None and source.shape == grown and anchors and not rest and shared:
+            tensor.unflatten(0, (anchors, -1))[:, to] = source.unflatten(0, (anchors, -1))[:, where]
         elif not name.endswith("num_batches_tracked"):
             kept.append(name)
     return kept

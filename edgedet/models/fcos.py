@@ -123,7 +123,7 @@ class Head(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
         # Start near a score of .01, so that the many empty points do not drown the loss (Lin et al. 2017).
-        nn.init.constant_(self.classification_head.cls_logits.bias, -math.log(99.0))
+        nn.init.constant_(self.classification_head.cls_logits.bias, -math.log(99.0))  # type: ignore[arg-type]
 
     def forward(self, features: Sequence[Tensor]) -> list[HeadLevel]:
         return [HeadLevel(self.classification_head(f), *self.regression_head(f)) for f in features]

@@ -12,8 +12,8 @@ from before 0.13, which name the pyramid and the head otherwise. `-v2` is its im
 recipe: group norm in the head, GIoU as box loss, P6 made from C5. As there, each
 anchor has a column for a background class that nothing ever sets: the head
 keeps it, `decode` leaves it out. Its frozen batch norms have eps 1e-5; only for its first COCO
-weights (`retinanet_resnet50_fpn_coco`) torchvision sets eps 0, and who wants its
-figures to the last digit subtracts 1e-5 from every `running_var`.
+weights (`retinanet_resnet50_fpn_coco`) torchvision sets eps 0, which
+`checkpoint.load` makes up for, told by the file's digest.
 
 Departures from torchvision: boxes are clipped to the whole input and not to the
 picture in it, which the way back to the frame does; and of the up to 5000 pairs of
@@ -115,7 +115,7 @@ class Head(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         # Start near a score of .01, so that the many empty anchors do not drown the loss (section 3.3).
-        nn.init.constant_(self.classification_head.cls_logits.bias, -math.log(99.0))
+        nn.init.constant_(self.classification_head.cls_logits.bias, -math.log(99.0))  # type: ignore[arg-type]
 
     def forward(self, features: Sequence[Tensor]) -> list[HeadLevel]:
         return [HeadLevel(self.classification_head(f), self.regression_head(f)) for f in features]
@@ -153,7 +153,8 @@ class RetinaNet(Detector):
     def loss(self, raw: list[HeadLevel], targets: list[Target]) -> dict[str, Tensor]:
         logits = torch.cat([self._logits(level) for level in raw], 1)
         offsets, anchors = _offsets(raw), grid_anchors(raw)
-        terms = [self._image_loss(*heads, anchors, target) for *heads, target in zip(logits, offsets, targets, strict=True)]
+        images = zip(logits, offsets, targets, strict=True)
+        terms = [self._image_loss(image, moves, anchors, target) for image, moves, target in images]
         classes, box = (torch.stack(values).mean() for values in zip(*terms, strict=True))
         return {"classes": classes, "box": box}
 
