@@ -7,8 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # `make test PYTEST_ARGS="-k letterbox"`
 PYTEST_ARGS ?=
-# Two processes of one thread each, a file's tests together: they share what they export.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# Two processes of one thread each, a file's tests together: they share what they export. In the order of tests/conftest.py.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all lint types bench support clean
 

@@ -14,6 +14,11 @@ from file_server import FileServer
 from places import ROOT, SHARED, Ended
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """README's commands first: they take minutes, and at the end one process would wait for them alone."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
 def _shared(relative: str) -> Path:
     path = SHARED / relative
     if not path.exists():

@@ -214,16 +214,18 @@ def _among_twins(path: Path, family: str, variant: str, spec: ModelSpec | None) 
 
 
 def _nearest(state: Mapping[str, Tensor]) -> tuple[str, float]:
-    """The known model that shares most tensor names with the file, and the share."""
-    best = ("none", 0.0)
-    for family in families():
-        module = plugins.find(PACKAGE, family)
-        for variant in module.VARIANTS:
-            with torch.device("meta"):
-                names = set(module.build(variant, 1).state_dict())
-            share = len(names & set(state)) / len(names | set(state))
-            best = max(best, (_name(family, variant), share), key=lambda item: item[1])
-    return best
+    """The known model that shares most tensor names with the file, and the share: a variant of the nearest family."""
+
+    def share(family: str, variant: str) -> float:
+        with torch.device("meta"):
+            own = set(plugins.find(PACKAGE, family).build(variant, 1).state_dict())
+        return len(own & set(state)) / len(own | set(state))
+
+    variants = {family: list(plugins.find(PACKAGE, family).VARIANTS) for family in families()}
+    nearest = max(variants, key=lambda family: share(family, variants[family][0]))  # building all would take seconds
+    shares = {variant: share(nearest, variant) for variant in variants[nearest]}
+    variant = max(shares, key=lambda name: shares[name])
+    return _name(nearest, variant), shares[variant]
 
 
 def _with_epsilon(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
