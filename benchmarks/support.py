@@ -125,7 +125,7 @@ def learnt(run: Path) -> list[Cell]:
     for target, runtime in (("openvino", "openvino"), ("tensorrt", "onnxruntime")):
         with tempfile.TemporaryDirectory() as folder:
             for_what = ["--for", "tensorrt", "--to", "onnx"] if target == "tensorrt" else ["--to", "openvino"]
-            options = ["--precision", "int8", "--images", data, *for_what, "--out", folder]
+            options = ["--precision", "int8", "--images", data, "--force", *for_what, "--out", folder]
             subprocess.run([sys.executable, "-m", "edgedet", "export", str(weights), *options], check=True)
             (path,) = (path for path in Path(folder).iterdir() if path.suffix in (".onnx", ".xml"))
             (found,) = parity.validate(Target(weights), [Target(path, runtime)], Path(data)).comparisons

@@ -24,6 +24,7 @@ class Case:
 CASES: dict[str, Case] = {
     "yolov1-tiny": Case(448, epochs=80, batch=2, lr=5e-5),
     "ssd-lite-mobilenetv3": Case(128, epochs=50, batch=4),
+    "yolov3-tiny": Case(256, epochs=80, batch=4),
     "yolov4-tiny": Case(256, epochs=70, batch=4),
 }
 
