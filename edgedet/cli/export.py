@@ -29,7 +29,8 @@ AP_BUDGET = 0.005
 
 def command(
     checkpoint: Path = typer.Argument(
-        help="A .pth or .safetensors checkpoint; street-nano, the embedded one; or an exported .onnx, for --to tensorrt."
+        help="A .pth, .safetensors or Darknet .weights file; street-nano; published weights by name, as in retinanet-r50@coco; "
+        "or an exported .onnx, for --to tensorrt."
     ),
     to: list[str] = typer.Option(
         [],
