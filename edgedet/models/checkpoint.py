@@ -193,9 +193,10 @@ def _recognise(path: Path, state: dict[str, Tensor]) -> tuple[str, str, int, dic
         if found := module.recognise(adapted):
             return family, *found, adapted
     name, share = _nearest(state)
+    near = f"the nearest is {name}, which shares {share:.0%} of the names" if share else "no model shares a name with it"
     raise CheckpointError(
         f"{path}: its {len(state)} tensors (first: {next(iter(state))!r}) are of no family edgedet knows; "
-        f"the nearest is {name}, which shares {share:.0%} of the names; `edgedet models` lists what is supported"
+        f"{near}; `edgedet models` lists what is supported"
     )
 
 
