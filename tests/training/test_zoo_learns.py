@@ -22,6 +22,7 @@ class Case:
 
 
 CASES: dict[str, Case] = {
+    "centernet-r18": Case(256, epochs=130, batch=4),
     "yolov1-tiny": Case(448, epochs=80, batch=2, lr=5e-5),
     "ssd-lite-mobilenetv3": Case(128, epochs=50, batch=4),
     "yolov3-tiny": Case(256, epochs=80, batch=4),
