@@ -16,6 +16,7 @@ from edgedet.streaming.overlay import Annotator
 from edgedet.streaming.sinks.base import Sink
 
 _ESCAPE = 27
+_SIZED = 3  # frames at which the window is given its size: before it is on the screen it may miss that
 
 
 def open(target: str, *, classes: Sequence[str], fps: float | None, live: bool = False) -> WindowSink:
@@ -40,15 +41,15 @@ class WindowSink(Sink):
             raise OutputError(
                 "this OpenCV has no windows; pip install opencv-python in place of opencv-python-headless"
             ) from error
-        self._title, self._annotate, self._sized = title, Annotator(classes), False
+        self._title, self._annotate, self._shown = title, Annotator(classes), 0
         self.closed = False
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Show the frame and look for a key."""
         image = self._annotate(frame.image, detections)
-        if not self._sized:
+        if self._shown < _SIZED:
             cv2.resizeWindow(self._title, image.shape[1], image.shape[0])
-            self._sized = True
+        self._shown += 1
         cv2.imshow(self._title, image)
         key = cv2.waitKey(1) & 0xFF
         self.closed = key in (ord("q"), _ESCAPE) or cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
