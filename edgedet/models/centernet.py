@@ -21,6 +21,7 @@ its last cell.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -94,9 +95,9 @@ class CenterNet(Detector):
         # Start near a score of .1, so that the many empty cells do not drown the loss (Lin et al. 2017).
         nn.init.constant_(self.hm.get_parameter("2.bias"), -2.19)
 
+    @abstractmethod
     def features(self, images: Tensor) -> Tensor:
         """(B, channels, H/4, W/4)."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Heads:
         features = self.features(images)
