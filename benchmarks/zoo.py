@@ -119,7 +119,8 @@ def record(rows: list[Row]) -> None:
     lines = ",\n".join(json.dumps(asdict(row)) for row in rows)
     artifact.write_text(RECORD, f"[\n{lines}\n]\n")
     artifact.write_text(TABLE, table(rows))
-    draw(rows)
+    if any(row.latency_ms for row in rows):
+        draw(rows)
 
 
 def table(rows: list[Row]) -> str:
