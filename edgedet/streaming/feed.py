@@ -23,7 +23,7 @@ from edgedet.streaming.policy import Policy
 from edgedet.streaming.sources.base import Source, Timeouts
 from edgedet.streaming.statistics import Statistics
 
-READ_AHEAD = 8  # frames of a file decoded before they are wanted
+_LOSSLESS = Policy("queue", 8)  # so many frames of a file are decoded before they are wanted
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 0.6
 """Between attempts to reconnect. It stays this short because an attempt at a camera that is down costs one refused
 connection, and its first frame is wanted within 1.5 s, of which opening takes .2, one stream after the other."""
@@ -230,7 +230,7 @@ class Feed:
         options = self._options
         self._tell_of(frame, options.size_hw or frame.image.shape[:2], live=live)
         turn, out_of_turn = divmod(frame.index, options.stride)
-        policy, wait = (options.policy, False) if live else (Policy("queue", READ_AHEAD), True)
+        policy, wait = (options.policy, False) if live else (_LOSSLESS, True)
         if out_of_turn or (policy.kind == "every" and turn % policy.count):
             self._statistics.drop("stride" if out_of_turn else "every")
             return True

@@ -104,6 +104,8 @@ class ByteTrack:
             (~confirmed, high, likeness, self.new_iou),
         )
         for candidates, wanted, worth, min_worth in stages:
+            if not np.count_nonzero(candidates):
+                continue
             possible = candidates[rows] & wanted[columns] & allowed & (worth >= min_worth)
             possible = (possible & free[rows] & (owners[columns] < 0)).nonzero()[0]
             if not len(possible):
