@@ -15,6 +15,8 @@ from edgedet.cli.exported import RUNTIME, Exported, as_dict, publish, show
 from edgedet.errors import GateFailed, OutputError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from edgedet.cli.quantization import Purpose, Request
     from edgedet.cli.trials import Trial
     from edgedet.models.checkpoint import Checkpoint
@@ -131,7 +133,7 @@ def command(
         for one in console.track(precisions, "export", total=len(precisions)):
             try:
                 source = _source(base, one, request, out)
-                files += [_write(source, target, reference) for target in _formats(targets)]
+                files += [_write(source, target, reference, request) for target in _formats(targets)]
             except GateFailed as error:
                 if not auto or one == "fp32":
                     raise
@@ -294,7 +296,7 @@ def _source(base: Path, precision: Precision, request: Request | None, out: Path
     return path if precision == "int8" else base
 
 
-def _write(source: Path, target: Target, reference: Session) -> Exported:
+def _write(source: Path, target: Target, reference: Session, request: Request | None) -> Exported:
     """One file in the scratch folder, compared with PyTorch."""
     from edgedet.export import onnx_file
     from edgedet.export.to_openvino import to_openvino
@@ -302,8 +304,19 @@ def _write(source: Path, target: Target, reference: Session) -> Exported:
 
     _, spec = onnx_file.read(source)
     path = to_openvino(source, source.with_suffix(".xml")) if target == "openvino" else source
-    agreement = selfcheck.check(reference, path, runtime=RUNTIME[target])
+    images = _calibrated_on(request, spec) if request and spec.precision.startswith("int8") else None
+    agreement = selfcheck.check(reference, path, runtime=RUNTIME[target], images=images)
     return Exported(path, target, spec.with_provenance(check=asdict(agreement)))
+
+
+def _calibrated_on(request: Request, spec: ModelSpec) -> np.ndarray:
+    """(N, H, W, 3) uint8 some of the calibration images, letterboxed."""
+    import numpy as np
+
+    from edgedet.calibration.images import open_images
+    from edgedet.runtimes.selfcheck import PICTURES
+
+    return np.stack([spec.letterbox.apply(image)[0] for image in open_images(request.images, limit=PICTURES, force=True)])
 
 
 def _verify(loaded: Checkpoint, files: list[Exported], data: Path, folder: Path, max_ap_drop: float | None) -> list[Exported]:

@@ -145,3 +145,13 @@ def test_a_plan_that_finds_nothing_is_refused(exported):
 
 def opened(path: Path):
     return closing(run_onnxruntime.open(path, Options(device="cpu")))
+
+
+def test_images_that_are_given_stand_for_the_drawn_ones(exported, monkeypatch: pytest.MonkeyPatch):
+    """INT8 is compared on what it was calibrated on."""
+    reference, files = exported
+    images = selfcheck.pictures(reference.spec.size_hw, 5)
+    monkeypatch.setattr(selfcheck, "pictures", lambda size_hw, count: 1 / 0)
+    agreement = selfcheck.check(reference, files["fp32"], runtime="onnxruntime", images=images)
+    assert agreement.pictures == 5
+    assert agreement.detections > 30
