@@ -36,12 +36,16 @@ def as_rgb(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images[..., ::-1].copy()).permute(0, 3, 1, 2).float() / 255
 
 
-def settle(network: nn.Module, inputs: torch.Tensor) -> None:
-    """Give batch norms weights and biases of chance and the statistics of the inputs, so that activations stay of one size."""
+def settle(network: nn.Module, inputs: torch.Tensor, *, bias: float = 0.0) -> None:
+    """Give batch norms weights and biases of chance and the statistics of the inputs, so that activations stay of one size.
+
+    bias: the biases' mean. From 2 on hardly any value is cut off: a deep network of chance, which otherwise makes much of
+    the last bit of its inputs, is then nearly linear.
+    """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.normal_(norm.bias, std=0.2)
+        nn.init.normal_(norm.bias, mean=bias, std=0.2)
         norm.momentum = 1.0
     network.train()
     with torch.no_grad():

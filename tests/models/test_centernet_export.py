@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
+import compiled
 import onnx
 import pytest
 import torch
 from agreement import assert_exports, pictures, settle, spread
 
-from edgedet.calibration.encode import encode, float_by_rule
 from edgedet.calibration.lint import lint
-from edgedet.calibration.network import Network
-from edgedet.calibration.table import ImageSet, Range, RangeTable, fingerprints
-from edgedet.export import onnx_file
 from edgedet.export.graph import with_input
-from edgedet.export.to_fp16 import to_fp16
 from edgedet.export.to_onnx import to_onnx
-from edgedet.export.to_tensorrt import BuildOptions, to_tensorrt
 from edgedet.models import centernet, checkpoint
 from edgedet.models.checkpoint import Checkpoint
 from edgedet.models.deformable import DeformableConv
@@ -27,7 +21,7 @@ CLASSES = ("a", "b", "c")
 TINY = {"r18": centernet.Variant("resnet", 8, 8), "dla34": centernet.Variant("dla", 4, 8)}
 
 
-def random_detector(variant: str, size_hw: tuple[int, int]) -> Checkpoint:
+def random_detector(variant: str, size_hw: tuple[int, int], *, bias: float = 0.0) -> Checkpoint:
     """Weights of chance: taps displaced by about a pixel, scores all over the scale."""
     torch.manual_seed(0)
     detector = centernet.build(variant, len(CLASSES))
@@ -35,7 +29,7 @@ def random_detector(variant: str, size_hw: tuple[int, int]) -> Checkpoint:
     for layer in detector.modules():
         if isinstance(layer, DeformableConv):
             torch.nn.init.normal_(layer.conv_offset_mask.weight, std=layer.weight.shape[1] ** -0.5 / 3)
-    settle(detector, images)
+    settle(detector, images, bias=bias)
     with torch.no_grad():
         raw = detector(images)
     for head, maps, std, bias in ((detector.hm, raw.heat, 2.0, 0.0), (detector.wh, raw.size, 1.0, 8.0)):
@@ -68,23 +62,7 @@ def test_files_of_every_nms_mode_give_pytorchs_answers(tiny, variant, mode, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", TINY)
 def test_files_of_the_variants_give_pytorchs_answers(variant, tmp_path):
-    assert_exports(*random_detector(variant, (96, 128)), "onnx", tmp_path, at_least=30)
-
-
-def quantised(path: Path, encoding: str) -> Path:
-    """The file in INT8, ranges of −6 to 6 everywhere: what is compiled does not depend on them."""
-    model, spec = onnx_file.read(path)
-    network = Network(model)
-    left = float_by_rule(network.layers(), encoding)
-    table = RangeTable(
-        fingerprints(model, spec), ImageSet("none", "0" * 64, 1), "minmax",
-        dict.fromkeys(network.activations(), Range(-6, 6, 6, -6, 6)), {},
-    )  # fmt: skip
-    left |= network.unquantizable()
-    spec = replace(spec, precision="int8", encoding=encoding).with_provenance(calibration={"left_float": left})
-    return onnx_file.write(
-        path.with_suffix(f".{encoding}.onnx"), encode(model, table, encoding=encoding, left_float=left), spec
-    )
+    assert_exports(*random_detector(variant, (96, 128), bias=2.0), "onnx", tmp_path, at_least=30)
 
 
 def strides(node: onnx.NodeProto) -> list[int]:
@@ -94,7 +72,7 @@ def strides(node: onnx.NodeProto) -> list[int]:
 @pytest.mark.slow
 def test_deformable_convolutions_are_quantised_behind_their_samples(tiny, tmp_path):
     detector, spec = tiny("r18")
-    model = onnx.load(quantised(to_onnx(detector, replace(spec, batch=1), tmp_path / "m.onnx"), "tensorrt"))
+    model = onnx.load(compiled.quantised(to_onnx(detector, replace(spec, batch=1), tmp_path / "m.onnx")))
     maker = {output: node for node in model.graph.node for output in node.output}
     sampled = [node for node in model.graph.node if node.op_type == "GridSample"]
     assert len(sampled) == 3
@@ -106,18 +84,12 @@ def test_deformable_convolutions_are_quantised_behind_their_samples(tiny, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8+fp16"])
+@pytest.mark.parametrize("precision", compiled.PRECISIONS)
 @pytest.mark.parametrize("variant", TINY)
 def test_tensorrt_builds_every_precision(tiny, variant, precision, tmp_path):
-    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed; pip install -e '.[dev]'")
-    detector, spec = tiny(variant)
-    spec = replace(spec, batch=1, suppression=replace(spec.suppression, mode="matrix"))
-    path = to_onnx(detector, spec, tmp_path / "m.onnx")
-    path = quantised(path, "tensorrt") if precision.startswith("int8") else path
-    path = to_fp16(path, tmp_path / "narrow.onnx") if precision.endswith("fp16") else path
-    facts = to_tensorrt(path, tmp_path / "m.engine", BuildOptions(targets=("SM86", "SM89")))
-    built = {layer.name: layer.built for layer in facts.layers}
-    taken = [name for name, layer in detector.named_modules() if isinstance(layer, DeformableConv)]
+    loaded = tiny(variant)
+    built = {layer.name: layer.built for layer in compiled.layers(loaded, precision, tmp_path)}
+    taken = [name for name, layer in loaded.detector.named_modules() if isinstance(layer, DeformableConv)]
     wanted = {"fp32": "f32", "fp16": "f16"}.get(precision, "int8")
     assert taken
     assert [built[name] for name in taken] == [wanted] * len(taken)

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
+import compiled
 import numpy as np
 import pytest
 import torch
 from agreement import assert_exports, assert_same_detections, pictures, rows, settle, spread
 
-from edgedet.calibration.encode import encode, float_by_rule
-from edgedet.calibration.lint import lint
-from edgedet.calibration.network import Network
-from edgedet.calibration.table import ImageSet, Range, RangeTable, fingerprints
-from edgedet.export import onnx_file
 from edgedet.export.graph import with_input
-from edgedet.export.preflight import preflight
-from edgedet.export.suppression import MATRIX_ROUNDS, suppress
-from edgedet.export.to_fp16 import to_fp16
-from edgedet.export.to_onnx import to_onnx
-from edgedet.export.to_tensorrt import BuildOptions, to_tensorrt
+from edgedet.export.suppression import suppress
 from edgedet.models import anchors as priors
 from edgedet.models import checkpoint, efficientdet
 from edgedet.models.checkpoint import Checkpoint
@@ -39,12 +29,14 @@ BUILDS = {
 }
 
 
-def random_detector(build: Callable[[], efficientdet.EfficientDet], size_hw: tuple[int, int]) -> Checkpoint:
+def random_detector(
+    build: Callable[[], efficientdet.EfficientDet], size_hw: tuple[int, int], *, bias: float = 0.0
+) -> Checkpoint:
     """Weights of chance that detect a few hundred objects."""
     torch.manual_seed(0)
     detector = build()
     images = detector.normalize(torch.from_numpy(pictures((256, 256), 2)).permute(0, 3, 1, 2).float())
-    settle(detector, images)
+    settle(detector, images, bias=bias)
     with torch.no_grad():
         raw = detector(images)
     spread(detector.class_net.predict.conv_pw, [level.classes for level in raw], std=1.5, bias=-4.0)
@@ -68,21 +60,8 @@ def test_files_of_sums_and_of_symmetric_padding_give_pytorchs_answers(tiny, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["d0", "lite0", "d0-pt"])
 def test_files_of_the_variants_give_pytorchs_answers(variant, tmp_path):
-    built = random_detector(lambda: efficientdet.build(variant, len(CLASSES)), (128, 128))
+    built = random_detector(lambda: efficientdet.build(variant, len(CLASSES)), (128, 128), bias=2.0)
     assert_exports(*built, "onnx", tmp_path, at_least=150)
-
-
-def typed(base: Path, folder: Path, precision: str) -> Path:
-    """The file in a precision; ranges of -1 to 6 everywhere, for what is compiled does not depend on them."""
-    if precision.startswith("int8"):
-        model, spec = onnx_file.read(base)
-        network = Network(model)
-        left = float_by_rule(network.layers(), "tensorrt")
-        ranges = dict.fromkeys(network.activations(), Range(-1, 6, 6, -1, 6))
-        table = RangeTable(fingerprints(model, spec), ImageSet("none", "0" * 64, 1), "minmax", ranges, {})
-        spec = replace(spec, precision="int8", encoding="tensorrt").with_provenance(calibration={"left_float": left})
-        base = onnx_file.write(folder / "int8.onnx", encode(model, table, encoding="tensorrt", left_float=left), spec)
-    return to_fp16(base, folder / "narrow.onnx") if precision.endswith("fp16") else base
 
 
 def convolutions(detector: efficientdet.EfficientDet) -> tuple[int, int]:
@@ -97,25 +76,14 @@ def convolutions(detector: efficientdet.EfficientDet) -> tuple[int, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8+fp16"])
+@pytest.mark.parametrize("precision", compiled.PRECISIONS)
 @pytest.mark.parametrize("tiny", BUILDS)
 def test_tensorrt_rtx_builds_what_is_written(tiny, precision, tmp_path):
-    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed; pip install -e '.[dev]'")
-    detector, spec = random_detector(BUILDS[tiny], (64, 64))
-    spec = replace(spec, suppression=replace(spec.suppression, mode="matrix"))
-    source = typed(to_onnx(detector, spec, tmp_path / "a.onnx"), tmp_path, precision)
-    model, _ = onnx_file.read(source)
-    assert lint(model, "tensorrt") == []
-    for platform in ("jetpack6", "jetpack7", "tensorrt11", "rtx"):
-        assert preflight(model, platform, batch=None) == []
-    facts = to_tensorrt(source, tmp_path / "a.engine", BuildOptions(targets=("SM86", "SM89")))
+    loaded = random_detector(BUILDS[tiny], (64, 64))
+    count, left = convolutions(loaded.detector)
+    layers = compiled.layers(loaded, precision, tmp_path)
     # The builder does not list what it makes of a weighting of channels, a convolution of one pixel.
-    assert all(layer.built or layer.name.endswith("se.conv_expand") for layer in facts.layers)
-    built = Counter(layer.built or layer.asked for layer in facts.layers)
-    built["f16"] -= MATRIX_ROUNDS  # a product of zeros and ones each
-    count, left = convolutions(detector)
-    wide = "f16" if precision.endswith("fp16") else "f32"
-    assert +built == Counter({"int8": count - left, wide: left} if precision.startswith("int8") else {wide: count})
+    compiled.assert_built(layers, precision, convolutions=count, left=left, silent=("se.conv_expand",))
 
 
 def crowd(detector: efficientdet.EfficientDet, across: int) -> list[efficientdet.HeadLevel]:

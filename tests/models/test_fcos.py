@@ -15,7 +15,7 @@ from edgedet.models.checkpoint import Checkpoint
 
 SMALL_HW = (96, 160)
 """Sides that P6 and P7 round up: their points are 48 and 53, then 96 and 80 pixels apart."""
-TINY = fcos.Variant(18, (64, 96), width=8, channels=32)
+TINY = fcos.Variant(18, (64, 96), width=8, channels=64)
 
 
 def parts(torchvision, variant: str, columns: int):

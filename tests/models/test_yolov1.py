@@ -6,20 +6,14 @@ import math
 from collections import Counter
 from dataclasses import replace
 
+import compiled
 import pytest
 import torch
 import yolov1_reference as reference
 from agreement import as_rgb, assert_exports, assert_same_detections, detect, pictures
 
-from edgedet.calibration.encode import encode, float_by_rule
-from edgedet.calibration.network import Network
-from edgedet.calibration.table import ImageSet, Range, RangeTable, fingerprints
 from edgedet.classes import VOC
 from edgedet.errors import UsageError
-from edgedet.export import onnx_file
-from edgedet.export.to_fp16 import to_fp16
-from edgedet.export.to_onnx import to_onnx
-from edgedet.export.to_tensorrt import BuildOptions, to_tensorrt
 from edgedet.models import checkpoint, darknet, darknet_cfg, yolov1
 from edgedet.models.base import Target
 from edgedet.models.checkpoint import Checkpoint
@@ -204,28 +198,10 @@ def test_its_files_give_pytorchs_answers(variant, mode, tmp_path):
     assert_exports(*loaded, mode, tmp_path, at_least=200)
 
 
-def typed(base, folder, precision: str):
-    """The fp32 file in a precision; ranges of −1 to 6 everywhere."""
-    if precision.startswith("int8"):
-        model, spec = onnx_file.read(base)
-        network = Network(model)
-        left = float_by_rule(network.layers(), "tensorrt") | network.unquantizable()
-        ranges = dict.fromkeys(network.activations(), Range(-1, 6, 6, -1, 6))
-        table = RangeTable(fingerprints(model, spec), ImageSet("none", "0" * 64, 1), "minmax", ranges, {})
-        spec = replace(spec, precision="int8", encoding="tensorrt").with_provenance(calibration={"left_float": left})
-        base = onnx_file.write(folder / "int8.onnx", encode(model, table, encoding="tensorrt", left_float=left), spec)
-    return to_fp16(base, folder / "narrow.onnx") if precision.endswith("fp16") else base
-
-
 @SLOW
 @pytest.mark.parametrize("variant", ["local", "tiny"])
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8+fp16"])
+@pytest.mark.parametrize("precision", compiled.PRECISIONS)
 def test_tensorrt_builds_every_precision_as_it_is_written(variant, precision, tmp_path):
-    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed; pip install -e '.[dev]'")
-    detector, spec = small(variant, tmp_path)[0]
-    suppression = replace(spec.suppression, mode="matrix")
-    base = to_onnx(detector, replace(spec, batch=1, suppression=suppression), tmp_path / "m.onnx")
-    facts = to_tensorrt(typed(base, tmp_path, precision), tmp_path / "m.engine", BuildOptions(targets=("SM86", "SM89")))
-    assert (tmp_path / "m.engine").stat().st_size > facts.weights_bytes
-    built = Counter(layer.built for layer in facts.layers if layer.name.startswith("layers."))
+    layers = compiled.layers(small(variant, tmp_path)[0], precision, tmp_path)
+    built = Counter(layer.built for layer in layers if layer.name.startswith("layers."))
     assert built["int8"] == (4 if precision.startswith("int8") else 0)  # all convolutions, no matrix
