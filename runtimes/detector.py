@@ -129,11 +129,14 @@ class LoadedDetector:
         results = [_Mapped(partial(self._objects, row=row, placement=placement)) for row, placement in enumerate(placements)]
 
         def finish(done: Future[Outputs]) -> None:
-            for result in results:
-                if (error := done.exception()) is not None:
+            try:
+                outputs = done.result()
+            except BaseException as error:  # whatever it was, it is the caller's: the futures raise it there
+                for result in results:
                     result.set_exception(error)
-                else:
-                    result.set_result(done.result())
+            else:
+                for result in results:
+                    result.set_result(outputs)
 
         for result in results:
             result.set_running_or_notify_cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,13 @@ def test_an_error_in_flight_reaches_the_caller(
         monkeypatch.setattr(detector.session, "infer", lambda images: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             detector.submit(bright_frame).result(timeout=30)
+
+
+def test_a_frame_that_waits_when_the_model_is_closed_is_cancelled(bright_onnx: Path, bright_frame: np.ndarray) -> None:
+    with edgedet.load(bright_onnx, runtime="openvino") as detector:
+        waiting = [detector.submit(bright_frame) for _ in range(200)]
+    ended = [future.exception(timeout=30) for future in waiting]
+    assert any(isinstance(error, CancelledError) for error in ended)
 
 
 def test_min_score_filters_above_the_baked_floor(bright_onnx: Path, bright_frame: np.ndarray) -> None:
