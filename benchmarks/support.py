@@ -1,4 +1,4 @@
-"""Measure the cells of the support table and record them in edgedet/support.json.
+"""Measure the cells of the support table and record them in edgedet/support.json and docs/support.md.
 
     python benchmarks/support.py                     # every model; hours on two cores
     python benchmarks/support.py yolox-nano fcos-r18 # only these; yolox-nano needs ../shared beside the project
@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from parity import DATA, WEIGHTS, export
 
-from edgedet import console, engine, support
+from edgedet import artifact, console, engine, support
 from edgedet.classes import COCO, COCO_90, VOC
 from edgedet.models import checkpoint
 from edgedet.models.base import Detector
@@ -38,6 +38,7 @@ from edgedet.support import Cell
 KNOWN = {"yolov1": VOC, **dict.fromkeys(("retinanet", "fcos", "ssd", "efficientdet"), COCO_90)}  # as published weights have
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
 FLOATS = ("fp32", "fp16")
+DOCUMENT = Path(__file__).parents[1] / "docs/support.md"
 
 
 def main() -> None:
@@ -48,7 +49,16 @@ def main() -> None:
         else:
             cells = [*trained(), *quantized()] if model == "yolox-nano" else untrained(model)
         support.record(cells)
+        publish()
         console.say(f"{model}: {len(cells)} cells recorded")
+
+
+def publish() -> None:
+    """Write the table into docs/support.md, between its marks."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, _, rest = text.partition("<!-- support -->\n")
+    _, mark, after = rest.partition("<!-- /support -->")
+    artifact.write_text(DOCUMENT, f"{before}<!-- support -->\n{support.markdown(support.read())}{mark}{after}")
 
 
 def evidence(what: str) -> str:
