@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from edgedet.cli.quantization import Purpose, Request
     from edgedet.cli.trials import Trial
+    from edgedet.letterbox import Letterbox
     from edgedet.models.checkpoint import Checkpoint
     from edgedet.runtimes.session import Session
     from edgedet.spec import ModelSpec
@@ -304,19 +306,22 @@ def _write(source: Path, target: Target, reference: Session, request: Request | 
 
     _, spec = onnx_file.read(source)
     path = to_openvino(source, source.with_suffix(".xml")) if target == "openvino" else source
-    images = _calibrated_on(request, spec) if request and spec.precision.startswith("int8") else None
+    images = _calibrated_on(request, spec.letterbox) if request and spec.precision.startswith("int8") else None
     agreement = selfcheck.check(reference, path, runtime=RUNTIME[target], images=images)
     return Exported(path, target, spec.with_provenance(check=asdict(agreement)))
 
 
-def _calibrated_on(request: Request, spec: ModelSpec) -> np.ndarray:
-    """(N, H, W, 3) uint8 some of the calibration images, letterboxed."""
+@cache
+def _calibrated_on(request: Request, letterbox: Letterbox) -> np.ndarray:
+    """(N, H, W, 3) uint8 some of the calibration images, letterboxed; of those that were found readable."""
     import numpy as np
 
     from edgedet.calibration.images import open_images
     from edgedet.runtimes.selfcheck import PICTURES
 
-    return np.stack([spec.letterbox.apply(image)[0] for image in open_images(request.images, limit=PICTURES, force=True)])
+    images = open_images(request.images, limit=request.max_images, force=True)
+    wanted = {place * len(images) // PICTURES for place in range(PICTURES)}
+    return np.stack([letterbox.apply(image)[0] for index, image in enumerate(images) if index in wanted])
 
 
 def _verify(loaded: Checkpoint, files: list[Exported], data: Path, folder: Path, max_ap_drop: float | None) -> list[Exported]:

@@ -19,7 +19,8 @@ RUNTIME: dict[Target, str] = {"onnx": "onnxruntime", "openvino": "openvino", "te
 
 @dataclass(frozen=True)
 class Exported:
-    """One file; its spec's provenance holds its figures against PyTorch: `check` on drawn pictures, `verification` on data."""
+    """One file; its spec's provenance holds its figures against PyTorch: `check` on drawn pictures, INT8 on
+    calibration images; `verification` on data."""
 
     path: Path
     target: Target
@@ -106,7 +107,8 @@ def show(files: list[Exported]) -> None:
         rows.append(row)
     if any(file.spec.provenance.get("verification") for file in files):
         columns += ["AP drop", "matched\non data"]
-    console.print_table(columns, rows, title=f"written to {files[0].path.parent}; compared with PyTorch on drawn pictures")
+    looked_at = "drawn pictures, INT8 on calibration images"
+    console.print_table(columns, rows, title=f"written to {files[0].path.parent}; compared with PyTorch on {looked_at}")
     for facts in (file.engine for file in files if file.engine):
         layers = ", ".join(f"{count} {name}" for name, count in _of_engine(facts)["layers"].items())
         gpus = ", ".join(facts.compute_capabilities) or "every GPU that it serves"

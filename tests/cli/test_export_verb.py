@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -307,3 +308,17 @@ def test_auto_keeps_the_fastest_within_the_budget(
     best = min(within, key=lambda trial: trial["latency_ms"])
     assert (best["file"], best["precision"]) == (Path(file["path"]).name, decision["run_in"])
     assert {trial["precision"] for trial in decision["trials"]} >= {"fp32", "fp16", "int8"}
+
+
+def test_unreadable_calibration_images_are_not_what_int8_is_compared_on(tmp_path: Path):
+    """Three of forty are damaged: the ones that an even spread over all files would take."""
+    from edgedet.cli.export import _calibrated_on
+    from edgedet.cli.quantization import Request
+    from edgedet.letterbox import Letterbox
+
+    random = np.random.default_rng(0)
+    for index in range(40):
+        cv2.imwrite(str(tmp_path / f"{index:02}.png"), random.integers(0, 256, (40, 40, 3), np.uint8))
+    for index in (0, 13, 26):
+        (tmp_path / f"{index:02}.png").write_bytes(b"no image")
+    assert _calibrated_on(Request(tmp_path), Letterbox((32, 32))).shape == (3, 32, 32, 3)
