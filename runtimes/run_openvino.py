@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from edgedet.runtimes.session import Options, Outputs
 from edgedet.spec import CANDIDATES, FINAL, KEY
 
 SUFFIXES = (".xml", ".onnx")
+_ONE_AT_A_TIME = Lock()
 
 
 def available() -> str | None:
@@ -65,6 +67,8 @@ class OpenVinoSession:
     def __init__(self, path: Path, options: Options) -> None:
         import openvino
 
+        with _ONE_AT_A_TIME:  # the first inferences of two threads would both make this table and wait for each other for ever
+            openvino.Type.u8.to_dtype()
         core = openvino.Core()
         device = _device(options.device, [name.lower() for name in core.available_devices])
         model = _read(path)

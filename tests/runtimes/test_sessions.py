@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -225,6 +227,35 @@ def test_the_host_suppresses_as_the_graph_does(needed: bool) -> None:
         used = expected[2] >= 0
         for mine, graphs in zip(suppress_candidates(boxes, scores, labels, rule), expected, strict=True):
             np.testing.assert_array_equal(mine, graphs[used])
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_first_inferences_of_a_process_may_come_from_several_threads_at_once(bright_onnx: Path, runtime: str) -> None:
+    """OpenVINO 2026.4 by itself hangs here in ten runs of ten: its binding makes a table while it hands the GIL over."""
+    code = f"""
+import sys, threading, time
+import numpy as np
+from pathlib import Path
+from edgedet.runtimes.detector import open_session
+from edgedet.runtimes.session import Options
+session = open_session(Path({str(bright_onnx)!r}), runtime={runtime!r}, options=Options(performance="throughput"))
+images, go, found = np.zeros((1, 64, 64, 3), np.uint8), False, []
+def first() -> None:
+    while not go:
+        pass
+    found.append(session.infer(images))
+sys.setswitchinterval(1e-6)
+threads = [threading.Thread(target=first, daemon=True) for _ in range(4)]
+for thread in threads:
+    thread.start()
+time.sleep(0.05)
+go = True
+for thread in threads:
+    thread.join()
+print(len(found))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "4\n"
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
