@@ -1,5 +1,7 @@
 """The pipeline: order, overlap, losslessness, errors from every thread, and a clean end."""
 
+import os
+import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -124,6 +126,29 @@ def test_reading_ahead_is_bounded():
     time.sleep(0.1)
     assert source.read < 20
     with_objects.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a policy")
+@pytest.mark.parametrize(("live", "policy"), [(False, "SCHED_BATCH"), (True, "SCHED_OTHER")])
+def test_the_threads_of_a_file_push_none_of_the_engines_off_its_core_and_the_callers_stays_as_it_was(live, policy):
+    seen = set()
+
+    class Telling(Given):
+        def __iter__(self):
+            seen.add(os.sched_getscheduler(0))
+            yield from super().__iter__()
+
+    class Noting(Kept):
+        def write(self, frame, detections):
+            seen.add(os.sched_getscheduler(0))
+
+    def detect(image):
+        seen.add(os.sched_getscheduler(0))
+        return number_as_box(image)
+
+    for _ in stream(Telling(5, live=live, every_s=0.01), detect, sinks=[Noting()]):
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    assert seen == {getattr(os, policy)}
 
 
 def test_a_live_source_is_not_queued_behind_a_slow_detector():
