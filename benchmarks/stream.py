@@ -41,6 +41,7 @@ from edgedet.export.to_onnx import to_onnx
 from edgedet.models import checkpoint
 from edgedet.runtimes import machine
 from edgedet.runtimes.detector import LoadedDetector
+from edgedet.streaming.cores import opencv_in_one_thread
 from edgedet.streaming.frame import Frame
 from edgedet.streaming.lane import StreamPlan
 from edgedet.streaming.pipeline import stream
@@ -148,8 +149,9 @@ def measure(
     limit, fps, engine, share = (statistics.median(values) for values in zip(*turns, strict=True))
     uncertainty = 1.25 * statistics.stdev(share for *_, share in turns) / TURNS**0.5  # a median's standard error
     with edgedet.load(path, runtime="openvino", device="cpu", performance="latency", min_score=min_score) as detector:
-        engine_p95 = latency_p95(detector, frames)
+        times_ms = latencies_ms(detector, frames)
         age_p95, lag = live(detector, frames)
+        engine_p95 = float(np.percentile(times_ms + latencies_ms(detector, frames), 95))
         four = four_streams(detector, frames)
     allowed = 1000 / engine_p95 >= 40
     problems = []
@@ -197,8 +199,9 @@ def frames_of_a_turn(detector: LoadedDetector, frames: list[np.ndarray]) -> int:
 def costs(detector: LoadedDetector, clip: Path, frames: list[np.ndarray], count: int) -> Cost:
     """What a frame costs at least."""
     inputs = [detector.letterbox([frame])[0] for frame in frames]
-    capture = cv2.VideoCapture(str(clip))
-    capture.read()
+    capture = cv2.VideoCapture(str(clip))  # opening it is no frame's cost, nor are the first, which it decodes ahead
+    for _ in range(WARM_UP):
+        capture.read()
 
     def engine() -> None:
         waiting: list[Future] = []
@@ -214,8 +217,9 @@ def costs(detector: LoadedDetector, clip: Path, frames: list[np.ndarray], count:
             capture.read()
 
     def letterbox() -> None:
-        for index in range(count):
-            detector.letterbox([frames[index % len(frames)]])
+        with opencv_in_one_thread():
+            for index in range(count):
+                detector.letterbox([frames[index % len(frames)]])
 
     return Cost(cpu_ms(engine, count), cpu_ms(decode, count), cpu_ms(letterbox, count))
 
@@ -233,7 +237,7 @@ def file_fps(detector: LoadedDetector, clip: Path, folder: Path, count: int) -> 
         return float(1 / np.polyfit(np.arange(count), times_s, 1)[0])
 
 
-def latency_p95(detector: LoadedDetector, frames: list[np.ndarray]) -> float:
+def latencies_ms(detector: LoadedDetector, frames: list[np.ndarray]) -> list[float]:
     """Milliseconds from frame to detections, at the rate of the live stream: cores that idled between are slower."""
     times_ms = []
     first_s = time.monotonic()
@@ -242,7 +246,7 @@ def latency_p95(detector: LoadedDetector, frames: list[np.ndarray]) -> float:
         started_s = time.perf_counter()
         detector(frames[index % len(frames)])
         times_ms.append(1000 * (time.perf_counter() - started_s))
-    return float(np.percentile(times_ms[20:], 95))
+    return times_ms[20:]
 
 
 class Paced:

@@ -23,11 +23,11 @@ import numpy as np
 from edgedet.detections import Detections
 from edgedet.errors import EdgedetError, SourceError, UsageError
 from edgedet.streaming.channel import Channel
+from edgedet.streaming.cores import opencv_in_one_thread, waiting_their_turn
 from edgedet.streaming.feed import Feed, FeedOptions
 from edgedet.streaming.frame import Event, Frame
 from edgedet.streaming.inbox import Inbox
 from edgedet.streaming.lane import Lane, StreamPlan
-from edgedet.streaming.priority import waiting_their_turn
 from edgedet.streaming.sinks.base import Sink
 from edgedet.streaming.sources.base import Source, open_source
 from edgedet.streaming.status import StreamStatus
@@ -166,13 +166,16 @@ def _run(
 ) -> Generator[Found, None, None]:
     """The generator behind `Stream`; closing it stops every thread."""
     by_name = {lane.name: lane for lane in lanes}
+    live = any(lane.live for lane in lanes)
     with ExitStack() as stack:
+        if not live:
+            stack.enter_context(opencv_in_one_thread())
         for lane in lanes:
             for sink in lane.plan.sinks:
                 stack.enter_context(sink)
-        # Of files only: woken for every frame, our threads took a core from the engine's five times a frame, which left both
-        # with cold caches, 3 % of the time. Live, a frame would wait.
-        with nullcontext() if any(lane.live for lane in lanes) else waiting_their_turn():
+        # Woken for every frame, our threads took a core from the engine's five times a frame, which left both with cold
+        # caches, 3 % of the time. Live, a frame would have to wait.
+        with nullcontext() if live else waiting_their_turn():
             outlets = _Outlets(lanes)
             stack.push(outlets.close)
             engine = stack.enter_context(_Engine(lanes, detector, max_wait_ms, on_event, stop))

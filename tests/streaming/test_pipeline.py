@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 
@@ -149,6 +150,21 @@ def test_the_threads_of_a_file_push_none_of_the_engines_off_its_core_and_the_cal
     for _ in stream(Telling(5, live=live, every_s=0.01), detect, sinks=[Noting()]):
         assert os.sched_getscheduler(0) == os.SCHED_OTHER
     assert seen == {getattr(os, policy)}
+
+
+def test_opencv_leaves_the_cores_alone_while_any_file_runs_and_has_its_threads_back_afterwards():
+    cv2.setNumThreads(2)
+    first, second = stream(Given(50), number_as_box), stream(Given(50), number_as_box)
+    next(first)
+    next(second)
+    assert cv2.getNumThreads() == 1
+    first.close()
+    assert cv2.getNumThreads() == 1
+    second.close()
+    assert cv2.getNumThreads() == 2
+    next(live := stream(Given(50, live=True), number_as_box))
+    assert cv2.getNumThreads() == 2
+    live.close()
 
 
 def test_a_live_source_is_not_queued_behind_a_slow_detector():
