@@ -22,19 +22,25 @@ def waiting_their_turn() -> Iterator[None]:
     elsewhere, where it is forbidden, and where somebody has chosen another policy than the usual, nothing changes. The
     thread that calls has its own back at the end.
     """
-    if sys.platform != "linux" or os.sched_getscheduler(0) != os.SCHED_OTHER:
-        yield
-        return
-    usual = os.sched_getparam(0)
-    try:
-        os.sched_setscheduler(0, os.SCHED_BATCH, usual)
-    except OSError:
-        yield
-        return
+    changed = _change_policy("SCHED_OTHER", "SCHED_BATCH")
     try:
         yield
     finally:
-        os.sched_setscheduler(0, os.SCHED_OTHER, usual)
+        if changed:
+            _change_policy("SCHED_BATCH", "SCHED_OTHER")
+
+
+def _change_policy(usual: str, wanted: str) -> bool:
+    """Give the calling thread another policy, by its name in `os`, where it has the usual one; whether it has it now."""
+    if sys.platform != "linux":
+        return False
+    try:
+        if os.sched_getscheduler(0) != getattr(os, usual):
+            return False
+        os.sched_setscheduler(0, getattr(os, wanted), os.sched_getparam(0))
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

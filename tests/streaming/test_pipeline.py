@@ -152,7 +152,18 @@ def test_the_threads_of_a_file_push_none_of_the_engines_off_its_core_and_the_cal
     assert seen == {getattr(os, policy)}
 
 
-def test_opencv_leaves_the_cores_alone_while_any_file_runs_and_has_its_threads_back_afterwards():
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a policy")
+@pytest.mark.parametrize("forbidden", ["sched_getscheduler", "sched_setscheduler"])
+def test_a_system_that_forbids_the_policy_streams_without_it(forbidden, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, forbidden, refuse)
+    assert len(list(stream(Given(5), number_as_box))) == 5
+
+
+def test_opencv_leaves_the_cores_alone_while_any_file_runs_and_has_its_threads_back_afterwards(request):
+    request.addfinalizer(lambda usual=cv2.getNumThreads(): cv2.setNumThreads(usual))
     cv2.setNumThreads(2)
     first, second = stream(Given(50), number_as_box), stream(Given(50), number_as_box)
     next(first)
