@@ -1,5 +1,6 @@
 """Sources: real clips and folders, and every address that gives no frames."""
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -143,6 +144,8 @@ def test_addresses_without_frames_are_refused_with_one_message(tmp_path, write_c
             open_source(tmp_path / name)
     with pytest.raises(SourceError, match="ftp://camera/1: ftp:// is no scheme read here; there are rtsp"):
         open_source("ftp://camera/1")
+    with pytest.raises(SourceError, match="is a pipe or a device"):
+        open_source(os.devnull)
     printed = capfd.readouterr()
     assert printed.out + printed.err == ""
 

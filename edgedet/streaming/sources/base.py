@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -70,8 +71,9 @@ def kind_of(address: str) -> Kind:
     scheme, name = re.match(r"(\w[\w+.-]*)://", address), public_name(address)
     if scheme:
         raise SourceError(f"{name}: {scheme[1]}:// is no scheme read here; there are rtsp, rtsps, rtmp, http and https")
+    why = "is a pipe or a device" if os.path.exists(address) else "no such file or folder"  # noqa: PTH110 see video.accepts
     raise SourceError(
-        f"{name}: no such file or folder; give a video file, an image, a folder of images, a camera index such as 0, "
+        f"{name}: {why}; give a video file, an image, a folder of images, a camera index such as 0, "
         "an address such as rtsp://camera/stream, a GStreamer pipeline, or test:"
     )
 
