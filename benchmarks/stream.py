@@ -162,7 +162,7 @@ def measure(
         problems.append(f"file mode runs at {share:.3f} of the limit, floor {FILE_SHARE}")
     if age_p95 > engine_p95 + LIVE_SLACK_MS:
         problems.append(f"live, {rate} fps: age p95 {age_p95:.1f} ms, engine {engine_p95:.1f} ms, floor + {LIVE_SLACK_MS:g} ms")
-    if lag > 1000 / LIVE_FPS:  # a queue that grows does so by frames; the machine's own pace changes by less
+    if lag > LIVE_SLACK_MS:
         problems.append(f"live: the age grows by {lag:.1f} ms")
     if allowed and min(four) < FOUR_FPS:
         problems.append(f"four streams: {min(four):.2f} fps, floor {FOUR_FPS}")
@@ -224,9 +224,8 @@ def frames_of_a_turn(detector: LoadedDetector, frames: list[np.ndarray]) -> int:
     started_s = time.perf_counter()
     for frame in frames[:20]:
         detector(frame)
-    return (
-        int(np.clip(TURN_S * 20 / (time.perf_counter() - started_s), 20, 400)) | 1
-    )  # odd, so that no burst is always cut alike
+    count = int(np.clip(TURN_S * 20 / (time.perf_counter() - started_s), 20, 400))
+    return count | 1  # odd, so that bursts are not cut alike in every turn
 
 
 class Alone:
